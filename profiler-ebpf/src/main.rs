@@ -1,0 +1,940 @@
+//! The probe: takes a sample when a perf event fires in a watched process.
+//!
+//! It copies and interprets nothing that can be left to userspace. What cannot be left is the chain of Lua frames, since the
+//! Lua stack has moved on by the time userspace runs: `walk` follows the frame links, and the links only.
+//!
+//! A sample passes through three programs, joined by tail calls: [`sample`] finds the innermost activation of the VM, [`walk`]
+//! follows C frames and Lua frames from there to the root, and [`finish`] adds what userspace needs of each frame kept, the kernel
+//! stack and the native stack, and sends the record. All state between steps is in a scratch area for each CPU, so that the
+//! verifier sees the same state at every turn of a loop. A perf event does not interrupt the program of another one on the
+//! same CPU (the kernel's `bpf_prog_active`), so the area has one user at a time.
+
+#![no_std]
+#![no_main]
+
+use core::ffi::c_void;
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, bpf_perf_event_data};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf, bpf_get_smp_processor_id, bpf_get_stack,
+    bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user, bpf_ringbuf_output, bpf_ringbuf_query,
+    bpf_task_pt_regs,
+};
+use aya_ebpf::macros::{map, perf_event, raw_tracepoint};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::programs::{PerfEventContext, RawTracePointContext};
+use luaflame_ebpf::{
+    CFRAME_SIZE, ENTRIES, Entry, Header, KERNEL_FRAMES, Kernel, LEAF_ENTRIES, LEAF_STACK, Layout, Process, ROOT_STACK,
+    base, counter, entry, flag, frame, record, watch,
+};
+
+/// Processes to sample, by thread group id in the initial PID namespace.
+#[map]
+static WATCHED: HashMap<u32, Process> = HashMap::with_max_entries(4096, 0);
+/// One entry: offsets in the kernel's own structs.
+#[map]
+static KERNEL: Array<Kernel> = Array::with_max_entries(1, 0);
+/// Records for userspace.
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+/// Counters, see [`counter`].
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
+/// One scratch area for each possible CPU (the loader sets the number). Not a per-CPU map: their values end at 32 KiB.
+#[map]
+static SCRATCH: Array<Scratch> = Array::with_max_entries(1, 0);
+/// The programs that follow one another: [`WALK`], [`FINISH`].
+#[map]
+static STEPS: ProgramArray = ProgramArray::with_max_entries(2, 0);
+
+const RING_BYTES: u32 = 4 << 20;
+const WALK: u32 = 0;
+const FINISH: u32 = 1;
+
+/// Turns of the walk in one program, Lua frames taken in one turn, and programs in a row (the kernel allows 33 tail
+/// calls): a chain is walked to its end even when it fills the largest Lua stack, of 65,500 slots.
+const TURNS: u32 = 128;
+const FRAMES: u32 = 64;
+const WALKS: u32 = 30;
+/// Native stack words looked at in one turn.
+const SCAN_WORDS: usize = 32;
+/// Mask that takes the type tag off a GC64 value (47-bit addresses, `LJ_GCVMASK`).
+const POINTER: u64 = (1 << 47) - 1;
+/// `vmstate` in a C function (`~LJ_VMST_C`).
+const VMST_C: i32 = -2;
+/// `vmstate` while a trace is being left (`~LJ_VMST_EXIT`).
+const VMST_EXIT: i32 = -4;
+/// `LJ_TFUNC` as the upper 17 bits of a GC64 value.
+const FUNCTION_TAG: u64 = 0x1fff7;
+
+/// What a turn of the walk does next.
+mod phase {
+    /// Take the C frame at `x`.
+    pub const CFRAME: u32 = 1;
+    /// Take the Lua frame at `base`.
+    pub const FRAME: u32 = 2;
+    /// The thread's chains are done: look for the activation that resumed it.
+    pub const PARENT: u32 = 3;
+    /// Look through the native stack from `scan` up for the next activation.
+    pub const SCAN: u32 = 4;
+    /// Take the activation whose C frame is at `x`, if it is one.
+    pub const TRY: u32 = 5;
+    /// Nothing is left.
+    pub const DONE: u32 = 0;
+}
+
+/// The walk's state.
+#[repr(C)]
+struct Walk {
+    phase: u32,
+    walks: u32,
+    /// `lua_State` and its `stack` of the activation that is walked.
+    l: u64,
+    stack: u64,
+    /// C frame.
+    x: u64,
+    /// Base of the Lua frame.
+    base: u64,
+    /// Where the search through the native stack goes on.
+    scan: u64,
+    /// End of the native stack, as far as searches go.
+    limit: u64,
+    /// Entries found.
+    found: u32,
+    /// Activations found.
+    activations: u32,
+    /// What the innermost activation's base was taken from ([`base`]).
+    source: u32,
+    innermost: u32,
+    /// Offsets and ranges of the process.
+    process: Process,
+    /// Buffers of reads.
+    words: [u64; SCAN_WORDS],
+    object: [u64; 16],
+}
+
+/// The scratch area; `header` and `body` are what is sent.
+#[repr(C)]
+struct Scratch {
+    walk: Walk,
+    header: Header,
+    body: Body,
+}
+
+const ENTRY_BYTES: usize = size_of::<Entry>();
+const KERNEL_BYTES: usize = KERNEL_FRAMES * 8;
+
+/// Entries first; what follows them in a record is written behind the last one kept.
+#[repr(C)]
+struct Body {
+    entries: [Entry; ENTRIES],
+    room: [u8; KERNEL_BYTES + LEAF_STACK + ROOT_STACK + 64],
+}
+
+/// Hides from the compiler what it knows of a number, so that the bound check that follows stays a check of the very
+/// register that is used: the verifier follows registers.
+#[inline(always)]
+fn opaque(value: u64) -> u64 {
+    core::hint::black_box(value)
+}
+
+#[inline(always)]
+unsafe fn read_user(target: *mut u8, length: u32, address: u64) -> bool {
+    // SAFETY: callers pass a target inside the scratch area with room for `length` bytes; the verifier checks it.
+    unsafe { bpf_probe_read_user(target.cast(), length, address as *const c_void) == 0 }
+}
+
+#[inline(always)]
+unsafe fn read_kernel(address: u64) -> u64 {
+    let mut value = 0u64;
+    // SAFETY: the target is a local of 8 bytes. A failed read leaves 0.
+    unsafe { bpf_probe_read_kernel((&raw mut value).cast(), 8, address as *const c_void) };
+    value
+}
+
+#[inline(always)]
+unsafe fn user_word(address: u64) -> u64 {
+    let mut value = 0u64;
+    // SAFETY: the target is a local of 8 bytes. A failed read leaves 0.
+    unsafe { bpf_probe_read_user((&raw mut value).cast(), 8, address as *const c_void) };
+    value
+}
+
+#[inline(always)]
+unsafe fn user_half(address: u64) -> u32 {
+    let mut value = 0u32;
+    // SAFETY: the target is a local of 4 bytes. A failed read leaves 0.
+    unsafe { bpf_probe_read_user((&raw mut value).cast(), 4, address as *const c_void) };
+    value
+}
+
+#[inline(always)]
+fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: the area of this CPU has one user at a time, see the module's documentation.
+    unsafe { SCRATCH.get_ptr_mut(bpf_get_smp_processor_id()).map(|area| &mut *area) }
+}
+
+#[inline(always)]
+fn count(index: u32) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: the pointer is this CPU's element of the map.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// A word of `object` at a byte offset that userspace gave.
+#[inline(always)]
+fn field(object: &[u64; 16], offset: u16) -> u64 {
+    object[usize::from(offset >> 3) & 15]
+}
+
+/// Four bytes of `object` at a byte offset that userspace gave.
+#[inline(always)]
+fn half(object: &[u64; 16], offset: u16) -> u32 {
+    (field(object, offset) >> ((u64::from(offset) & 4) * 8)) as u32
+}
+
+/// Whether the PC register can be `pc` in a function: inside the bytecode of a Lua function, at the header of a C or fast
+/// function, or, while any of them returns, its frame's `link`, of which the type may have been taken off already.
+#[inline(always)]
+unsafe fn function_fits(layout: &Layout, value: u64, pc: u64, link: u64) -> bool {
+    if value >> 47 != FUNCTION_TAG {
+        return false;
+    }
+    let function = value & POINTER;
+    // SAFETY: reads of the target's memory may fail and then give 0, which fits nothing.
+    unsafe {
+        let code = user_word(function + u64::from(layout.func_pc));
+        let ffid =
+            user_half(function + u64::from(layout.func_ffid & !3)) >> ((u32::from(layout.func_ffid) & 3) * 8) & 0xff;
+        if link != 0 && (pc == link || link & 3 != 0 && pc & !7 == link & !7) {
+            return true;
+        }
+        if ffid != 0 {
+            return pc == code || pc == code + 4;
+        }
+        let proto = code - u64::from(layout.proto_size);
+        let size = u64::from(user_half(proto + u64::from(layout.proto_sizebc)));
+        pc >= code && pc <= code + size * 4
+    }
+}
+
+/// Whether there is a frame at `base` with the interpreter at `pc`, and its link leads to a frame that made the call. Both
+/// matter: in the middle of a call, the link of the new frame may be what an older call left there.
+#[inline(always)]
+unsafe fn frame_fits(layout: &Layout, base: u64, stack: u64, maxstack: u64, pc: u64) -> bool {
+    if base <= stack + 16 || base > maxstack || base & 7 != 0 {
+        return false;
+    }
+    // SAFETY: as above.
+    unsafe {
+        let link = user_word(base - 8);
+        function_fits(layout, user_word(base - 16), pc, link) && link_fits(layout, base, stack, maxstack)
+    }
+}
+
+/// Whether the link of the frame at `base` leads to a frame that made the call.
+#[inline(always)]
+unsafe fn link_fits(layout: &Layout, base: u64, stack: u64, maxstack: u64) -> bool {
+    if base <= stack + 16 || base > maxstack || base & 7 != 0 {
+        return false;
+    }
+    // SAFETY: as above.
+    unsafe {
+        let link = user_word(base - 8);
+        if link & 3 != 0 {
+            let delta = link & !7;
+            return delta != 0 && delta <= base - stack;
+        }
+        function_fits(layout, user_word(caller_base(base, link).wrapping_sub(16)), link, 0)
+    }
+}
+
+/// The frame of the caller when the interpreter is between a call or return instruction at `pc - 4` and the frame at `base`.
+#[inline(always)]
+unsafe fn caller_base(base: u64, pc: u64) -> u64 {
+    // SAFETY: see `user_half`.
+    let operand = u64::from(unsafe { user_half(pc.wrapping_sub(4)) } >> 8 & 0xff);
+    base.wrapping_sub(8 * (2 + operand))
+}
+
+#[perf_event]
+fn sample(context: PerfEventContext) -> u32 {
+    // SAFETY: helpers without preconditions.
+    let id = unsafe { bpf_get_current_pid_tgid() };
+    let tgid = (id >> 32) as u32;
+    // SAFETY: entries are replaced whole by userspace; a torn read is a wrong sample at worst, and checked later.
+    let Some(process) = (unsafe { WATCHED.get(&tgid) }) else { return 0 };
+    if process.flags & watch::QUIET != 0 {
+        return 0;
+    }
+    let Some(area) = scratch() else { return 0 };
+    count(counter::SAMPLES);
+    start(&context, area, process, id);
+    // SAFETY: the map holds programs of this type only. When a tail call fails, which the kernel allows only for an empty
+    // slot, the sample is lost.
+    unsafe {
+        let next = if area.walk.phase == phase::DONE { FINISH } else { WALK };
+        let _ = STEPS.tail_call(&context, next);
+    }
+    count(counter::LOST);
+    0
+}
+
+/// Fills in the header and finds the innermost activation.
+#[inline(always)]
+fn start(context: &PerfEventContext, area: &mut Scratch, process: &Process, id: u64) {
+    let Some(kernel) = KERNEL.get(0) else { return };
+    let walk = &mut area.walk;
+    let header = &mut area.header;
+    walk.process = *process;
+    walk.phase = phase::DONE;
+    walk.walks = 0;
+    walk.found = 0;
+    walk.activations = 0;
+    walk.source = base::STATE;
+    walk.innermost = 1;
+    header.kind = record::SAMPLE;
+    header.tgid = (id >> 32) as u32;
+    header.tid = id as u32;
+    header.flags = 0;
+    header.entries_found = 0;
+    header.root_address = 0;
+    header.g = 0;
+    header.jit_base = 0;
+    header.vmstate = 0;
+    // SAFETY: helpers without preconditions; the context is what the kernel passed; reads that fail give 0.
+    unsafe {
+        header.cpu = bpf_get_smp_processor_id();
+        header.time = bpf_ktime_get_ns();
+        let event = context.as_ptr().cast::<bpf_perf_event_data>();
+        if (*event).regs.cs & 3 == 0 {
+            header.flags |= flag::KERNEL;
+        }
+        // The user registers that the kernel saved on entry, which for an interrupt of user mode are those of the
+        // interrupt.
+        let task = bpf_get_current_task_btf();
+        let saved = bpf_task_pt_regs(task) as u64;
+        let object = &mut walk.words;
+        bpf_probe_read_kernel(object.as_mut_ptr().cast(), 21 * 8, saved as *const c_void);
+        // `struct pt_regs` of x86-64: r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di orig_ax ip cs flags sp ss.
+        let r = &mut header.registers;
+        r.r15 = object[0];
+        r.r14 = object[1];
+        r.r13 = object[2];
+        r.r12 = object[3];
+        r.bp = object[4];
+        r.bx = object[5];
+        r.dx = object[12];
+        r.ip = object[16];
+        r.sp = object[19];
+        r.volatile = [object[10], object[11], object[13], object[14], object[9], object[8], object[7], object[6]];
+
+        // The stack ends where the kernel put the main thread's first stack frame, or at the thread control block that
+        // thread libraries place at the top of a thread's stack: the nearer one above the stack pointer.
+        let sp = r.sp;
+        let task = bpf_get_current_task();
+        let main = read_kernel(read_kernel(task + u64::from(kernel.task_mm)) + u64::from(kernel.mm_start_stack));
+        let thread = read_kernel(task + u64::from(kernel.task_fsbase));
+        let mut stack_base = 0;
+        if main > sp {
+            stack_base = main;
+        }
+        if thread > sp && (stack_base == 0 || thread < stack_base) {
+            stack_base = thread;
+        }
+        if stack_base == 0 || stack_base - sp > 1 << 30 {
+            header.flags |= flag::STACK_BASE_UNKNOWN;
+            stack_base = 0;
+        }
+        header.stack_base = stack_base;
+        walk.limit = if stack_base == 0 { sp + (LEAF_STACK + ROOT_STACK) as u64 } else { stack_base };
+
+        if walk.process.flags & watch::LUA == 0 {
+            return;
+        }
+        locate(walk, header);
+    }
+}
+
+/// Finds the C frame of the innermost activation, or leaves it to a search of the stack.
+#[inline(always)]
+unsafe fn locate(walk: &mut Walk, header: &Header) {
+    let sp = header.registers.sp;
+    let layout = &walk.process.layout;
+    let cur_l = u64::from(layout.g_cur_l);
+    let cframe = u64::from(layout.l_cframe);
+    let mut best = u64::MAX;
+    // SAFETY: reads of the target's memory may fail and then give 0, which fits nothing.
+    unsafe {
+        // While the VM or a trace runs, DISPATCH points into the VM's `GG_State`.
+        let g = header.registers.r14.wrapping_sub(u64::from(layout.g_dispatch));
+        if user_word(g + u64::from(layout.g_mainthref)) == g - u64::from(layout.l_size) {
+            let x = user_word(user_word(g + cur_l) + cframe) & !3;
+            if x >= sp && x < walk.limit {
+                best = x;
+            }
+        }
+        if best == u64::MAX {
+            for g in walk.process.hints {
+                if g == 0 {
+                    break;
+                }
+                let x = user_word(user_word(g + cur_l) + cframe) & !3;
+                if x >= sp && x < walk.limit && x < best {
+                    best = x;
+                }
+            }
+        }
+    }
+    walk.scan = sp;
+    if best == u64::MAX {
+        walk.phase = phase::SCAN;
+    } else {
+        walk.x = best;
+        walk.phase = phase::TRY;
+    }
+}
+
+#[perf_event]
+fn walk(context: PerfEventContext) -> u32 {
+    let Some(area) = scratch() else { return 0 };
+    for _ in 0..TURNS {
+        if turn() == phase::DONE {
+            break;
+        }
+    }
+    area.walk.walks += 1;
+    let mut next = FINISH;
+    if area.walk.phase != phase::DONE {
+        if area.walk.walks < WALKS {
+            next = WALK;
+        } else {
+            area.header.flags |= flag::WALK_ENDED_EARLY;
+        }
+    }
+    // SAFETY: as in `sample`.
+    unsafe {
+        let _ = STEPS.tail_call(&context, next);
+    }
+    count(counter::LOST);
+    0
+}
+
+/// The place of the next entry.
+#[inline(always)]
+fn next_entry<'a>(found: &mut u32, body: &'a mut Body) -> &'a mut Entry {
+    let number = *found as usize;
+    *found += 1;
+    let index = if number < ENTRIES { number } else { LEAF_ENTRIES + (number & (LEAF_ENTRIES - 1)) };
+    &mut body.entries[index & (ENTRIES - 1)]
+}
+
+/// One turn of the walk; the phase of the next one.
+///
+/// A global function, which the verifier goes through once and not once for each call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn turn() -> u32 {
+    let Some(Scratch { walk, header, body }) = scratch() else { return phase::DONE };
+    // SAFETY: reads of the target's memory go to buffers in the scratch area, and may fail.
+    unsafe {
+        match walk.phase {
+            phase::TRY => activation(walk, header, body),
+            phase::CFRAME => cframe(walk, header, body),
+            phase::FRAME => {
+                for _ in 0..FRAMES {
+                    lua_frame(walk, header, body);
+                    if walk.phase != phase::FRAME {
+                        break;
+                    }
+                }
+            }
+            phase::PARENT => {
+                // coroutine.resume and coroutine.wrap call `lj_vm_resume` from the assembly: the parent's C frame lies
+                // right above the child's.
+                let back = user_word(walk.x + CFRAME_SIZE - 8);
+                walk.scan = walk.x + CFRAME_SIZE;
+                if back >= walk.process.asm_start && back < walk.process.asm_end {
+                    walk.x += CFRAME_SIZE;
+                    walk.phase = phase::TRY;
+                } else {
+                    walk.phase = phase::SCAN;
+                }
+            }
+            phase::SCAN => scan(walk),
+            _ => {}
+        }
+    }
+    walk.phase
+}
+
+/// Looks at the next words of the native stack for a return address into the VM's assembly: C code called from there has
+/// the C frame right above the return address.
+#[inline(always)]
+unsafe fn scan(walk: &mut Walk) {
+    let left = walk.limit.wrapping_sub(walk.scan);
+    if walk.scan >= walk.limit || left < 8 {
+        walk.phase = phase::DONE;
+        return;
+    }
+    let mut bytes = (SCAN_WORDS * 8) as u64;
+    if left < bytes {
+        bytes = left & !7;
+    }
+    let bytes = opaque(bytes);
+    if bytes == 0 || bytes > (SCAN_WORDS * 8) as u64 {
+        walk.phase = phase::DONE;
+        return;
+    }
+    // SAFETY: the buffer holds SCAN_WORDS words.
+    if !unsafe { read_user(walk.words.as_mut_ptr().cast(), bytes as u32, walk.scan) } {
+        walk.phase = phase::DONE;
+        return;
+    }
+    let (start, end) = (walk.process.asm_start, walk.process.asm_end);
+    let words = (bytes >> 3) as usize;
+    for index in 0..SCAN_WORDS {
+        if index >= words {
+            break;
+        }
+        let word = walk.words[index];
+        if word >= start && word < end {
+            walk.x = walk.scan + index as u64 * 8 + 8;
+            walk.scan = walk.x;
+            walk.phase = phase::TRY;
+            return;
+        }
+    }
+    walk.scan += bytes;
+}
+
+/// Takes the activation whose innermost C frame is at `x`, if there is one: its thread must know this C frame, and its VM
+/// must know itself.
+#[inline(always)]
+unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
+    let layout = &walk.process.layout;
+    walk.phase = phase::SCAN;
+    if walk.scan < walk.x {
+        walk.scan = walk.x;
+    }
+    // SAFETY: the buffer holds 16 words; other reads give 0 when they fail.
+    unsafe {
+        let l = user_word(walk.x + 16);
+        let mut length = u32::from(layout.l_size);
+        if length > 128 {
+            length = 128;
+        }
+        if l == 0 || !read_user(walk.object.as_mut_ptr().cast(), opaque(length.into()) as u32 & 127, l) {
+            return;
+        }
+        let object = &walk.object;
+        let g = field(object, layout.l_glref);
+        let raw = field(object, layout.l_cframe);
+        let stack = field(object, layout.l_stack);
+        let maxstack = field(object, layout.l_maxstack);
+        let top = field(object, layout.l_top);
+        let stored = field(object, layout.l_base);
+        if raw & !3 != walk.x
+            || user_word(g + u64::from(layout.g_mainthref)) != g - u64::from(layout.l_size)
+            || stored <= stack
+            || stored > maxstack
+        {
+            return;
+        }
+        walk.l = l;
+        walk.stack = stack;
+        walk.base = stored;
+        let mut source = base::STATE;
+        if walk.innermost != 0 {
+            walk.innermost = 0;
+            header.g = g;
+            header.jit_base = user_word(g + u64::from(layout.g_jit_base));
+            header.vmstate = user_half(g + u64::from(layout.g_vmstate)) as i32;
+            let r = &header.registers;
+            let in_asm = r.ip >= walk.process.asm_start && r.ip < walk.process.asm_end;
+            let on_stack = header.jit_base > stack && header.jit_base <= maxstack;
+            // `lj_vm_exit_interp`: the trace has been left, and `vmstate` does not say so yet.
+            let restored = in_asm && header.vmstate >= 0 && r.sp == walk.x;
+            if on_stack && header.vmstate >= 0 && !restored {
+                walk.base = header.jit_base;
+                source = base::TRACE;
+            } else if restored && frame_fits(layout, r.dx, stack, maxstack, r.bx) {
+                walk.base = r.dx;
+                source = base::RESTORED;
+            } else if in_asm && frame_fits(layout, r.dx, stack, maxstack, r.bx) {
+                walk.base = r.dx;
+                source = base::REGISTER;
+            } else if in_asm && frame_fits(layout, caller_base(r.dx, r.bx), stack, maxstack, r.bx) {
+                walk.base = caller_base(r.dx, r.bx);
+                source = base::CALLER;
+            } else if frame_fits(layout, r.bp, stack, maxstack, r.bx) {
+                walk.base = r.bp;
+                source = base::SAVED;
+            } else if in_asm && frame_fits(layout, stored, stack, maxstack, r.bx) {
+                // BASE has just been stored to call a C helper, and its register is used for an argument.
+                source = base::SAVED;
+            } else if on_stack && header.jit_base == r.dx && !in_asm {
+                // The first instructions of a trace, before it has set `vmstate`.
+                walk.base = r.dx;
+                source = base::TRACE;
+            } else if header.vmstate == VMST_EXIT || restored {
+                // The exit handler stores the trace's base before it clears `jit_base`.
+                if on_stack {
+                    walk.base = header.jit_base;
+                }
+            } else if header.vmstate == VMST_C {
+                // In the assembly's entry and exit, `L->base` is that of the C function that called in. Only while results
+                // are moved down on the way out it is not yet; then the PC register holds it.
+                if in_asm && r.sp == walk.x && link_fits(layout, r.bx, stack, maxstack) {
+                    walk.base = r.bx;
+                    source = base::CALLER;
+                }
+            } else if in_asm {
+                source = base::STALE;
+            }
+        }
+        walk.activations += 1;
+        walk.phase = phase::CFRAME;
+        let entry = next_entry(&mut walk.found, body);
+        *entry = Entry {
+            kind: entry::ACTIVATION,
+            slot: source,
+            words: [l, g, raw, walk.base, stack],
+            numbers: [(top.wrapping_sub(stack) >> 3) as u32, 0, 0, 0],
+            ..Entry::default()
+        };
+    }
+}
+
+/// The number of the activation that is walked, as entries carry it.
+#[inline(always)]
+fn thread_number(walk: &Walk) -> u16 {
+    (walk.activations as u16) << frame::ACTIVATION_SHIFT
+}
+
+/// Takes the C frame at `x` and goes on to the one before it.
+#[inline(always)]
+unsafe fn cframe(walk: &mut Walk, header: &mut Header, body: &mut Body) {
+    // SAFETY: the buffer holds more than 4 words.
+    if !unsafe { read_user(walk.words.as_mut_ptr().cast(), 32, walk.x + 8) } {
+        header.flags |= flag::BROKEN_CHAIN;
+        walk.phase = phase::FRAME;
+        return;
+    }
+    let [numbers, l, pc, previous, ..] = walk.words;
+    let entry = next_entry(&mut walk.found, body);
+    *entry = Entry {
+        kind: entry::CFRAME,
+        flags: thread_number(walk),
+        words: [walk.x, previous, l, pc, 0],
+        numbers: [numbers as u32, (numbers >> 32) as u32, 0, 0],
+        ..Entry::default()
+    };
+    let next = previous & !3;
+    if next <= walk.x || next >= walk.limit {
+        if next != 0 {
+            header.flags |= flag::BROKEN_CHAIN;
+        }
+        walk.phase = phase::FRAME;
+    } else {
+        walk.x = next;
+    }
+}
+
+/// Takes the Lua frame at `base` and goes on to the one below it.
+#[inline(always)]
+unsafe fn lua_frame(walk: &mut Walk, header: &mut Header, body: &mut Body) {
+    let at = walk.base;
+    // The bottom of a Lua stack is a dummy frame whose function is the thread itself.
+    if at <= walk.stack + 16 {
+        if at < walk.stack + 16 {
+            header.flags |= flag::BROKEN_CHAIN;
+        }
+        walk.phase = phase::PARENT;
+        return;
+    }
+    // SAFETY: the buffer holds more than 4 words.
+    if !unsafe { read_user(walk.words.as_mut_ptr().cast(), 32, at - 32) } {
+        header.flags |= flag::BROKEN_CHAIN;
+        walk.phase = phase::PARENT;
+        return;
+    }
+    let [continuation, continuation_pc, function, link, ..] = walk.words;
+    let mut instruction = 0;
+    let mut flags = thread_number(walk);
+    let mut below = at.wrapping_sub(link & !7);
+    match link & 7 {
+        0 | 4 => {
+            // SAFETY: see `user_half`.
+            instruction = unsafe { user_half(link.wrapping_sub(4)) };
+            below = at - 8 * (2 + u64::from(instruction >> 8 & 0xff));
+        }
+        2 if continuation == 1 => flags |= frame::FFI_CALLBACK,
+        _ => {}
+    }
+    let entry = next_entry(&mut walk.found, body);
+    *entry = Entry {
+        kind: entry::FRAME,
+        ffid: 0,
+        flags,
+        slot: (at.wrapping_sub(walk.stack) >> 3) as u32,
+        words: [link, function & POINTER, 0, continuation_pc, 0],
+        numbers: [instruction, 0, 0, 0],
+    };
+    if below >= at || below < walk.stack + 16 {
+        header.flags |= flag::BROKEN_CHAIN;
+        walk.phase = phase::PARENT;
+    } else {
+        walk.base = below;
+    }
+}
+
+#[perf_event]
+fn finish(context: PerfEventContext) -> u32 {
+    let Some(area) = scratch() else { return 0 };
+    let Scratch { walk, header, body } = area;
+    header.entries_found = walk.found;
+    let mut kept = walk.found;
+    if kept > ENTRIES as u32 {
+        kept = ENTRIES as u32;
+    }
+    header.entries_kept = kept;
+    describe_all(kept);
+    // SAFETY: the context is what the kernel passed; every write stays inside `body`, which the verifier checks.
+    unsafe { send(&context, header, body, kept) };
+    0
+}
+
+/// Completes the first entries. Global, so that the verifier does not go through what follows once for each way out of this
+/// loop.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn describe_all(kept: u32) -> u32 {
+    for index in 0..ENTRIES as u32 {
+        if index >= kept {
+            break;
+        }
+        describe(index);
+    }
+    kept
+}
+
+/// Adds to a frame what recognises its function and prototype later, even if their memory has been reused by then. A global
+/// function, as [`turn`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn describe(index: u32) -> u32 {
+    let Some(Scratch { walk, body, .. }) = scratch() else { return 0 };
+    let Walk { process: Process { layout, .. }, object, .. } = walk;
+    let entry = &mut body.entries[index as usize & (ENTRIES - 1)];
+    if entry.kind != entry::FRAME {
+        return 0;
+    }
+    let function = entry.words[1];
+    // SAFETY: the buffer holds 16 words; a `GCfuncL` without upvalues has 40 bytes, a `GCproto` more than 80.
+    unsafe {
+        if !read_user(object.as_mut_ptr().cast(), 40, function) {
+            entry.flags |= frame::NO_FUNCTION;
+            return 0;
+        }
+        entry.ffid = (field(object, layout.func_ffid) >> ((u64::from(layout.func_ffid) & 7) * 8)) as u8;
+        let code = field(object, layout.func_pc);
+        if entry.ffid != 0 {
+            entry.words[2] = user_word(function + u64::from(layout.func_c));
+            return 0;
+        }
+        entry.words[2] = code;
+        if !read_user(object.as_mut_ptr().cast(), 80, code.wrapping_sub(u64::from(layout.proto_size))) {
+            entry.flags |= frame::NO_PROTO;
+            return 0;
+        }
+    }
+    entry.words[4] = field(object, layout.proto_chunkname);
+    entry.numbers[1] = half(object, layout.proto_firstline);
+    entry.numbers[2] = half(object, layout.proto_numline);
+    entry.numbers[3] = half(object, layout.proto_sizebc);
+    0
+}
+
+/// Adds the kernel stack and the native stack, and sends the record.
+#[inline(always)]
+unsafe fn send(context: &PerfEventContext, header: &mut Header, body: &mut Body, kept: u32) {
+    const ENTRIES_END: u64 = (ENTRIES * ENTRY_BYTES) as u64;
+    let start = (&raw mut *body).cast::<u8>();
+    let mut end = opaque(u64::from(kept) * ENTRY_BYTES as u64);
+    if end > ENTRIES_END {
+        return;
+    }
+    // SAFETY: `end` grows by what was written only, and each write is bounded so that it ends inside `body`.
+    unsafe {
+        header.kernel_bytes = 0;
+        header.leaf_bytes = 0;
+        header.root_bytes = 0;
+        let wanted = KERNEL.get(0).is_some_and(|kernel| kernel.kernel_stacks != 0);
+        if header.flags & flag::KERNEL != 0 && wanted {
+            let got = bpf_get_stack(context.as_ptr(), start.add(end as usize).cast(), KERNEL_BYTES as u32, 0);
+            if got > 0 {
+                let got = opaque(got as u64 & 0x3ff);
+                if got <= KERNEL_BYTES as u64 {
+                    header.kernel_bytes = got as u32;
+                    end += got;
+                }
+            }
+        }
+        end = opaque(end);
+        if end > ENTRIES_END + KERNEL_BYTES as u64 {
+            return;
+        }
+        let sp = header.registers.sp;
+        let depth = if header.stack_base == 0 { 0 } else { header.stack_base - sp };
+        let mut leaf = depth;
+        if depth > (LEAF_STACK + ROOT_STACK) as u64 {
+            leaf = LEAF_STACK as u64;
+        }
+        let mut copied = false;
+        leaf = opaque(leaf);
+        if leaf > 0 && leaf <= (LEAF_STACK + ROOT_STACK) as u64 {
+            copied = read_user(start.add(end as usize), leaf as u32, sp);
+            if copied {
+                header.leaf_bytes = leaf as u32;
+                end += leaf;
+            }
+        }
+        if copied && depth > leaf {
+            // The leaf's part has LEAF_STACK bytes here.
+            end = opaque(end);
+            if end > ENTRIES_END + (KERNEL_BYTES + LEAF_STACK) as u64 {
+                return;
+            }
+            header.root_address = header.stack_base - ROOT_STACK as u64;
+            if read_user(start.add(end as usize), ROOT_STACK as u32, header.root_address) {
+                header.root_bytes = ROOT_STACK as u32;
+                end += ROOT_STACK as u64;
+            } else {
+                header.flags |= flag::STACK_UNREADABLE;
+            }
+        }
+        if !copied {
+            // The base is unknown, or not all pages are there: as much as can be had, in small pieces.
+            header.flags |= flag::STACK_UNREADABLE;
+            for _ in 0..(LEAF_STACK / 1024) {
+                end = opaque(end);
+                if end > ENTRIES_END + (KERNEL_BYTES + LEAF_STACK) as u64 {
+                    return;
+                }
+                // Pieces end where pages may end.
+                let from = sp + u64::from(header.leaf_bytes);
+                let piece = opaque(1024 - (from & 1023));
+                if piece == 0 || piece > 1024 || !read_user(start.add(end as usize), piece as u32, from) {
+                    break;
+                }
+                header.leaf_bytes += piece as u32;
+                end += piece;
+            }
+        }
+        end = opaque(end);
+        if end > ENTRIES_END + (KERNEL_BYTES + LEAF_STACK + ROOT_STACK) as u64 {
+            return;
+        }
+        let length = size_of::<Header>() as u64 + end;
+        let ring = (&raw const EVENTS).cast_mut().cast::<c_void>();
+        // Userspace looks every few milliseconds; a wake-up for each sample would cost more than the sample.
+        let waiting = bpf_ringbuf_query(ring, u64::from(BPF_RB_AVAIL_DATA));
+        let wake = if waiting > RING_BYTES as u64 / 4 { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+        if bpf_ringbuf_output(ring, (&raw mut *header).cast(), length, u64::from(wake)) != 0 {
+            count(counter::LOST);
+        }
+    }
+}
+
+/// Sends a record that is a header only.
+#[inline(always)]
+fn tell(kind: u32, tgid: u32, tid: u32) {
+    let mut header = Header { kind, tgid, tid, ..Header::default() };
+    // SAFETY: helper without preconditions; the header is a local.
+    unsafe {
+        header.time = bpf_ktime_get_ns();
+        let sent = bpf_ringbuf_output(
+            (&raw const EVENTS).cast_mut().cast(),
+            (&raw mut header).cast(),
+            size_of::<Header>() as u64,
+            u64::from(BPF_RB_FORCE_WAKEUP),
+        );
+        if sent != 0 {
+            count(counter::LOST);
+        }
+    }
+}
+
+/// `sched_process_fork(parent, child)`: watches the children of watched processes from their first instruction.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+fn fork(context: RawTracePointContext) -> i32 {
+    // SAFETY: helper without preconditions; a raw tracepoint's context is an array of its arguments.
+    let (parent, child) = unsafe {
+        let child = *context.as_ptr().cast::<u64>().add(1);
+        let Some(kernel) = KERNEL.get(0) else { return 0 };
+        let tgid = read_kernel(child + u64::from(kernel.task_tgid)) as u32;
+        ((bpf_get_current_pid_tgid() >> 32) as u32, tgid)
+    };
+    // A new thread has the tgid of its process.
+    if parent == child {
+        return 0;
+    }
+    // SAFETY: as in `sample`.
+    let Some(process) = (unsafe { WATCHED.get(&parent) }) else { return 0 };
+    if process.flags & watch::FOLLOW == 0 {
+        return 0;
+    }
+    // A forked process has the same memory at the same addresses.
+    let mut same = *process;
+    same.flags &= !watch::QUIET;
+    if WATCHED.insert(&child, &same, 0).is_err() {
+        count(counter::LOST);
+    }
+    tell(record::FORK, parent, child);
+    0
+}
+
+/// `sched_process_exit(task)`: the first thread of a process ends.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+fn exit(_context: RawTracePointContext) -> i32 {
+    // SAFETY: helper without preconditions.
+    let id = unsafe { bpf_get_current_pid_tgid() };
+    let tgid = (id >> 32) as u32;
+    // SAFETY: as in `sample`.
+    if tgid == id as u32 && unsafe { WATCHED.get(&tgid) }.is_some() {
+        tell(record::EXIT, tgid, tgid);
+    }
+    0
+}
+
+/// `sched_process_exec(task, old_pid, binary)`: the process is another program from now on.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+fn exec(_context: RawTracePointContext) -> i32 {
+    // SAFETY: helper without preconditions.
+    let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+    if let Some(process) = WATCHED.get_ptr_mut(&tgid) {
+        // SAFETY: the pointer is an element of the map. What is known of the old program is not true of the new one.
+        unsafe { (*process).flags &= !watch::LUA };
+        tell(record::EXEC, tgid, tgid);
+    }
+    0
+}
+
+/// Does nothing: what sampling alone costs, for `cargo xtask bench`.
+#[perf_event]
+fn empty(_context: PerfEventContext) -> u32 {
+    0
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+/// `bpf_task_pt_regs` and `bpf_get_stack` are for GPL-compatible programs only.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

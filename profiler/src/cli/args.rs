@@ -1,0 +1,308 @@
+//! The command line, and what it means as plain options.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::RangedU64ValueParser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, ValueEnum};
+use luaflame::format::Format;
+use luaflame::profile::view::{Lines, View};
+use luaflame::record;
+
+/// Longest time that can be asked for, in seconds: a week.
+const LONGEST: f64 = 7.0 * 24.0 * 3600.0;
+
+const ABOUT: &str = "Flame graphs of running LuaJIT programs: kernel, native and Lua code in one stack";
+
+const LONG_ABOUT: &str = "\
+Flame graphs of running LuaJIT programs: kernel, native and Lua code in one stack.
+
+Samples the CPU time of processes that embed LuaJIT, such as nginx with lua-nginx-module, and draws where it goes. The \
+processes need no restart, no debug information and no change, and are only read.";
+
+const AFTER_HELP: &str = "\
+Examples:
+  sudo luaflame -p 1234 -t 10 -o flame.svg        ten seconds of one process
+  sudo luaflame -p $(cat nginx.pid) -o flame.svg  all workers of an nginx, until Ctrl-C
+  sudo luaflame -p 1234 -t 1m --lua-only          Lua functions only, to luaflame-1234.svg
+  sudo luaflame -p 1234 -t 10 -o stacks.folded    folded stacks, for other tools
+
+Ctrl-C ends sampling and writes what there is; a second Ctrl-C gives up and writes nothing.
+
+Exit codes:
+  0  the profile was written
+  1  an error, or no samples, or with --strict too much that is unresolved
+  2  the command line is wrong
+  130, 143  given up on a second SIGINT or SIGTERM
+";
+
+/// The arguments of `luaflame`.
+#[derive(Debug, Parser)]
+#[command(version, about = ABOUT, long_about = LONG_ABOUT, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Args {
+    /// Process to profile, with all its threads and the children that it starts; of an nginx master, its workers. Can be
+    /// given several times, or as a list with commas
+    #[arg(short, long = "pid", value_name = "PID", required = true, value_delimiter = ',', value_parser = pid())]
+    pids: Vec<u32>,
+
+    /// How long to sample: seconds, or a number with ms, s, m or h. Without it, until Ctrl-C or until the processes end
+    #[arg(
+        short = 't',
+        long,
+        value_name = "TIME",
+        visible_short_alias = 'd',
+        visible_alias = "duration",
+        value_parser = duration
+    )]
+    time: Option<Duration>,
+
+    /// Samples per second of each CPU
+    #[arg(short = 'F', long = "freq", value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    frequency: u32,
+
+    /// File to write, or - for standard output. Without it, a new file luaflame-PID.svg, or -2 and so on when that exists
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Format to write. Without it, by the name of the file: .svg, or .folded, .collapsed, .txt for folded stacks
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<FormatArg>,
+
+    /// Heading of the flame graph
+    #[arg(long)]
+    title: Option<String>,
+
+    /// Leave the kernel's functions out: their time counts for whoever called the kernel
+    #[arg(long)]
+    no_kernel: bool,
+
+    /// Look for no LuaJIT: draw native and kernel functions only, of any process
+    #[arg(long, conflicts_with = "lua_only")]
+    no_lua: bool,
+
+    /// Draw Lua functions and the builtin and C functions that they call only, and no samples outside Lua
+    #[arg(long)]
+    lua_only: bool,
+
+    /// How finely lines of Lua functions are told apart
+    #[arg(long, value_name = "HOW", default_value = "function")]
+    lines: LinesArg,
+
+    /// What takes the samples
+    #[arg(long, value_name = "EVENT", default_value = "auto")]
+    event: EventArg,
+
+    /// Exit with 1 when more than a fifth of the frames could not be resolved
+    #[arg(long)]
+    strict: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FormatArg {
+    /// A flame graph for a browser, to zoom and to search
+    Svg,
+    /// A line for each stack, for other tools
+    Folded,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LinesArg {
+    /// A function is one box, with the line of its definition
+    Function,
+    /// Each line being run is a box
+    Line,
+    /// No lines: functions of one name in one file are one box
+    None,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum EventArg {
+    /// CPU cycles where the machine counts them, else the CPU clock
+    Auto,
+    /// The hardware's count of CPU cycles
+    Cycles,
+    /// The kernel's CPU clock, which works everywhere
+    CpuClock,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub struct Plan {
+    /// What to record.
+    pub record: record::Options,
+    /// What of it to draw.
+    pub view: View,
+    /// The format to write.
+    pub format: Format,
+    /// Where to write.
+    pub destination: Destination,
+    /// Heading of the flame graph, when one is asked for.
+    pub title: Option<String>,
+    /// Much that is unresolved is an error.
+    pub strict: bool,
+}
+
+/// Where to write.
+#[derive(Debug)]
+pub enum Destination {
+    /// To this path, or to standard output when it is `-`.
+    Path(PathBuf),
+    /// To a new file in the current directory, named like this without its extension.
+    Unused(String),
+}
+
+impl Args {
+    /// What the arguments mean.
+    ///
+    /// # Errors
+    /// When they do not say which format to write.
+    pub fn plan(self) -> Result<Plan, clap::Error> {
+        let asked = self.format.map(|format| match format {
+            FormatArg::Svg => Format::Svg,
+            FormatArg::Folded => Format::Folded,
+        });
+        let (destination, format) = match self.output {
+            Some(path) => {
+                let Some(format) = asked.or_else(|| Format::of_path(&path)) else {
+                    let message = format!(
+                        "the name '{}' does not tell the format to write; use a name that ends in .svg (flame graph) or in \
+                         .folded, .collapsed or .txt (folded stacks), or add -f svg or -f folded",
+                        path.display()
+                    );
+                    return Err(Args::command().error(ErrorKind::ValueValidation, message));
+                };
+                (Destination::Path(path), format)
+            }
+            None => (Destination::Unused(format!("luaflame-{}", self.pids[0])), asked.unwrap_or(Format::Svg)),
+        };
+        let mut pids = Vec::new();
+        for pid in self.pids {
+            if !pids.contains(&pid) {
+                pids.push(pid);
+            }
+        }
+        let lines = match self.lines {
+            LinesArg::Function => Lines::Function,
+            LinesArg::Line => Lines::Line,
+            LinesArg::None => Lines::None,
+        };
+        let event = match self.event {
+            EventArg::Auto => record::Event::Auto,
+            EventArg::Cycles => record::Event::Cycles,
+            EventArg::CpuClock => record::Event::CpuClock,
+        };
+        let kernel = !self.no_kernel && !self.lua_only;
+        Ok(Plan {
+            record: record::Options {
+                pids,
+                duration: self.time,
+                frequency: self.frequency,
+                event,
+                kernel,
+                lua: !self.no_lua,
+            },
+            view: View { lua_only: self.lua_only, kernel, lines },
+            format,
+            destination,
+            title: self.title,
+            strict: self.strict,
+        })
+    }
+}
+
+/// PIDs as the kernel gives them: up to `PID_MAX_LIMIT`.
+fn pid() -> RangedU64ValueParser<u32> {
+    RangedU64ValueParser::new().range(1..=1 << 22)
+}
+
+/// Seconds, or a number with a unit: `10`, `0.5`, `10s`, `500ms`, `1m`, `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|char: char| char.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "s" => 1.0,
+        "ms" => 0.001,
+        "m" => 60.0,
+        "h" => 3600.0,
+        unit => return Err(format!("'{unit}' is no unit of time; use ms, s, m or h")),
+    };
+    // The parser of numbers takes signs, infinities and exponents as well.
+    let number = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.').then(|| digits.parse::<f64>().ok());
+    let Some(number) = number.flatten() else {
+        return Err(
+            "it is not a number of seconds, such as 10 or 0.5, nor one with a unit, such as 10s or 1m".to_owned()
+        );
+    };
+    let seconds = number * unit;
+    if !(0.001..=LONGEST).contains(&seconds) {
+        return Err("it is not between 1ms and a week (168h)".to_owned());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(arguments: &[&str]) -> Result<Plan, clap::Error> {
+        Args::try_parse_from(["luaflame"].iter().chain(arguments))?.plan()
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_seconds_or_have_a_unit() {
+        for (text, milliseconds) in [
+            ("10", 10_000),
+            ("10s", 10_000),
+            ("1m", 60_000),
+            ("0.5", 500),
+            ("1.5m", 90_000),
+            ("250ms", 250),
+            (".5", 500),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in
+            ["", "s", "-1", "+1", "0", "0s", "1e3", "inf", "nan", "1d", "1 s", "1..2", ".", "9999999999999h", "1µs"]
+        {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn pids_can_be_repeated_and_listed() {
+        let plan = plan(&["-p", "7", "--pid", "8,7,9"]).unwrap();
+        assert_eq!(plan.record.pids, [7, 8, 9]);
+        assert!(matches!(plan.destination, Destination::Unused(stem) if stem == "luaflame-7"));
+        assert_eq!(plan.format, Format::Svg);
+    }
+
+    #[test]
+    fn all_names_of_the_time_are_known() {
+        for option in ["-t", "--time", "-d", "--duration"] {
+            let plan = plan(&["-p7", option, "3"]).unwrap();
+            assert_eq!(plan.record.duration, Some(Duration::from_secs(3)), "{option}");
+        }
+        assert_eq!(plan(&["-p7"]).unwrap().record.duration, None);
+    }
+
+    #[test]
+    fn the_format_is_told_by_the_option_before_the_name() {
+        assert_eq!(plan(&["-p7", "-o", "a.folded"]).unwrap().format, Format::Folded);
+        assert_eq!(plan(&["-p7", "-o", "a.svg", "-f", "folded"]).unwrap().format, Format::Folded);
+        assert_eq!(plan(&["-p7", "-o", "-", "-f", "svg"]).unwrap().format, Format::Svg);
+        let error = plan(&["-p7", "-o", "-"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn lua_only_needs_no_kernel_stacks() {
+        let plan = plan(&["-p7", "--lua-only", "--lines", "line"]).unwrap();
+        assert!(plan.view.lua_only && !plan.record.kernel && plan.record.lua);
+        assert_eq!(plan.view.lines, Lines::Line);
+    }
+}

@@ -1,0 +1,25 @@
+//! Reading LuaJIT: where its structs lie, which VMs a process holds, and what its frames, prototypes and traces say.
+//!
+//! Nothing here knows how a sample was taken or what becomes of it: all reads go through [`memory::Memory`].
+
+pub mod arch;
+pub mod bytecode;
+pub mod definition;
+pub mod discover;
+pub mod exit_stub;
+pub mod frames;
+#[cfg(test)]
+pub(crate) mod image;
+pub mod layout;
+pub mod memory;
+pub mod names;
+pub mod object;
+pub mod proto;
+pub mod snapshot;
+pub mod source;
+pub mod trace;
+pub mod trace_map;
+mod walk;
+
+#[cfg(test)]
+mod trace_tests;

@@ -1,0 +1,505 @@
+//! Names of functions.
+//!
+//! A function has one name, whoever calls it. For a Lua function the first of these that there is:
+//!
+//! 1. `main chunk`, for the code of a whole file or string;
+//! 2. what the source text calls it ([`super::source`]), or else the bytecode that creates it ([`super::definition`]), or
+//!    else the variable through which another function refers to it (its upvalue);
+//! 3. the name of the module and field where the walk found it ([`super::walk`]).
+//!
+//! When the walk's name ends like the definition's, the walk's is taken, because it says more: `resty.core.regex.gsub` for
+//! what the source calls `_M.gsub`. The walk sees the VM at one moment; a module that is loaded later has the names of its
+//! definitions.
+//!
+//! For builtins and C functions, the name that the walk found: for the very object, for the number of a fast function, for
+//! the address of a C function's code. Fast functions that nothing refers to by name (iterators, metamethods of FFI
+//! objects) are known by their place in LuaJIT's numbering, between two functions whose numbers are known.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::arch::Tag;
+use super::definition;
+use super::discover::Vm;
+use super::memory::Memory;
+use super::object::{Function, FunctionKind};
+use super::proto::{Fingerprint, Proto};
+use super::source::SourceIndex;
+use super::walk::{Walk, walk};
+
+/// Prototypes looked at to find those defined in them.
+const MAX_PROTOS: usize = 20_000;
+/// Upvalues of one function that are looked at.
+const MAX_UPVALUES: u32 = 60;
+/// Source files kept.
+const MAX_FILES: usize = 10_000;
+
+/// The name of the code of a whole file or string.
+pub const MAIN_CHUNK: &str = "main chunk";
+
+/// Gives the contents of a source file, by the path that the target has for it, or nothing.
+pub type ReadSource<'a> = dyn FnMut(&str) -> Option<Arc<[u8]>> + 'a;
+
+/// The functions of the source files seen so far. One for all processes that see the same files.
+#[derive(Debug, Default)]
+pub struct Sources {
+    files: HashMap<Vec<u8>, SourceIndex>,
+}
+
+impl Sources {
+    /// The name that the source gives to the function of a prototype.
+    fn name(&mut self, proto: &Proto, read: &mut ReadSource<'_>) -> Option<Arc<str>> {
+        let last = proto.last_line()?;
+        let text = &proto.chunk.text.bytes;
+        if !self.files.contains_key(text) {
+            let index = if let Some(path) = proto.chunk.path() {
+                // A path that is no UTF-8 cannot be asked for.
+                str::from_utf8(path).ok().and_then(read).map(|source| SourceIndex::new(&source))
+            } else {
+                proto.chunk.source().map(SourceIndex::new)
+            };
+            if self.files.len() >= MAX_FILES {
+                self.files.clear();
+            }
+            self.files.insert(text.clone(), index.unwrap_or_default());
+        }
+        self.files.get(text)?.name(proto.firstline, last).cloned()
+    }
+}
+
+/// What is known of the names in one VM.
+#[derive(Debug, Default)]
+pub struct Names {
+    /// By number of fast function.
+    fast: HashMap<u8, Arc<str>>,
+    /// By address of a C function's code.
+    code: HashMap<u64, Arc<str>>,
+    /// By address of a C function's object, with its code: closures that share their code.
+    objects: HashMap<u64, (u64, Arc<str>)>,
+    /// By address of a prototype.
+    modules: HashMap<u64, (Fingerprint, Arc<str>)>,
+    /// Lua functions whose prototypes may define others.
+    closures: Vec<Function>,
+    /// By address of a prototype: names by definition, once they were needed.
+    defined: Option<HashMap<u64, (Fingerprint, Arc<str>)>>,
+    /// The walk saw everything in reach.
+    pub complete: bool,
+}
+
+impl Names {
+    /// Walks the VM for names. Takes some milliseconds, bounded by the number of table entries looked at (200,000).
+    pub fn read(memory: &dyn Memory, vm: &Vm) -> Names {
+        let mut names = Names::default();
+        let Walk { functions, unnamed, complete } = walk(memory, vm);
+        names.complete = complete;
+        let mut fast = BTreeMap::new();
+        let mut code: HashMap<u64, Vec<Arc<str>>> = HashMap::new();
+        let mut found: Vec<&(Function, Arc<str>)> = functions.values().collect();
+        // Best names first: those with the fewest dots, see `walk`.
+        found.sort_by_key(|(_, name)| (name.matches('.').count(), name.len(), name.clone()));
+        for (function, name) in found {
+            match function.kind {
+                FunctionKind::Lua { proto } => {
+                    names.closures.push(*function);
+                    let size = vm.layout.proto.size as usize;
+                    if let Ok(header) = memory.bytes(proto, size)
+                        && header[super::arch::GCT as usize] == Tag::Proto.gct()
+                    {
+                        let fingerprint = Proto::fingerprint_of(&vm.layout, &header);
+                        names.modules.entry(proto).or_insert_with(|| (fingerprint, name.clone()));
+                    }
+                }
+                FunctionKind::C { code: address } => {
+                    names.objects.insert(function.address, (address, name.clone()));
+                    code.entry(address).or_default().push(name.clone());
+                }
+                FunctionKind::Fast { ffid, .. } => {
+                    fast.entry(ffid).or_insert_with(|| name.clone());
+                }
+            }
+        }
+        names.closures.extend(unnamed);
+        // Code that several functions share is named only if they all end alike: then they are copies of one.
+        names.code = code
+            .into_iter()
+            .filter(|(_, shared)| shared.iter().all(|name| last_part(name) == last_part(&shared[0])))
+            .map(|(address, shared)| (address, shared[0].clone()))
+            .collect();
+        names.fast = fast.into_iter().collect();
+        names.add_hidden();
+        names
+    }
+
+    /// The name of a builtin or C function, as Lua code calls it. `None` for a Lua function, and when nothing in reach
+    /// names it.
+    pub fn function(&self, function: &Function) -> Option<Arc<str>> {
+        match function.kind {
+            FunctionKind::Lua { .. } => None,
+            FunctionKind::Fast { ffid, .. } => self.fast.get(&ffid).cloned(),
+            FunctionKind::C { code } => match self.objects.get(&function.address) {
+                Some((same, name)) if *same == code => Some(name.clone()),
+                _ => self.code.get(&code).cloned(),
+            },
+        }
+    }
+
+    /// The name of a fast function by its number alone.
+    pub fn fast_function(&self, ffid: u8) -> Option<Arc<str>> {
+        self.fast.get(&ffid).cloned()
+    }
+
+    /// The name of a Lua function. `None` when nothing says it; it is then shown as its place.
+    pub fn lua(
+        &mut self,
+        memory: &dyn Memory,
+        vm: &Vm,
+        proto: &Proto,
+        sources: &mut Sources,
+        read: &mut ReadSource<'_>,
+    ) -> Option<Arc<str>> {
+        if proto.is_main_chunk() {
+            return Some(MAIN_CHUNK.into());
+        }
+        let known = |names: &HashMap<u64, (Fingerprint, Arc<str>)>| {
+            let (fingerprint, name) = names.get(&proto.address)?;
+            (*fingerprint == proto.fingerprint()).then(|| name.clone())
+        };
+        let module = known(&self.modules);
+        if proto.is_builtin() {
+            return module.or_else(|| Some(proto.chunk.text.text().into()));
+        }
+        let defined = sources.name(proto, read).or_else(|| {
+            let closures = &self.closures;
+            known(self.defined.get_or_insert_with(|| defined(memory, vm, closures)))
+        });
+        match (defined, module) {
+            (Some(defined), Some(module)) if last_part(&defined) == last_part(&module) => Some(module),
+            (defined, module) => defined.or(module),
+        }
+    }
+
+    /// Names the fast functions that no variable holds, by their place between two that are known. The order is that of
+    /// LuaJIT's `lib_*.c`, unchanged since 2.1; where a distance is not the one expected, nothing is named.
+    fn add_hidden(&mut self) {
+        /// (known, distance, known, names between them, from the first known on)
+        type Gap = (&'static str, u8, &'static str, &'static [&'static str]);
+        const COROUTINE: &[&str] = &[
+            "print",
+            "coroutine.status",
+            "coroutine.running",
+            "coroutine.isyieldable",
+            "coroutine.create",
+            "coroutine.yield",
+            "coroutine.resume",
+            "coroutine.wrap_aux",
+            "coroutine.wrap",
+        ];
+        const GAPS: &[Gap] = &[
+            ("pairs", 2, "ipairs", &["ipairs_aux"]),
+            // ngx_lua replaces `print` and `coroutine`, but not this.
+            ("newproxy", 10, "math.abs", COROUTINE),
+            ("newproxy", 12, "math.abs", COROUTINE),
+            ("string.match", 2, "string.gmatch", &["string.gmatch_aux"]),
+            (
+                "table.sort",
+                12,
+                "io.open",
+                &[
+                    "table.new",
+                    "table.clear",
+                    "file:close",
+                    "file:read",
+                    "file:write",
+                    "file:flush",
+                    "file:seek",
+                    "file:setvbuf",
+                    "file:lines",
+                    "file:__gc",
+                    "file:__tostring",
+                ],
+            ),
+            (
+                "jit.opt.start",
+                27,
+                "ffi.cdef",
+                &[
+                    "jit.profile.start",
+                    "jit.profile.stop",
+                    "jit.profile.dumpstack",
+                    "ffi.meta.__index",
+                    "ffi.meta.__newindex",
+                    "ffi.meta.__eq",
+                    "ffi.meta.__len",
+                    "ffi.meta.__lt",
+                    "ffi.meta.__le",
+                    "ffi.meta.__concat",
+                    "ffi.meta.__call",
+                    "ffi.meta.__add",
+                    "ffi.meta.__sub",
+                    "ffi.meta.__mul",
+                    "ffi.meta.__div",
+                    "ffi.meta.__mod",
+                    "ffi.meta.__pow",
+                    "ffi.meta.__unm",
+                    "ffi.meta.__tostring",
+                    "ffi.meta.__pairs",
+                    "ffi.meta.__ipairs",
+                    "ffi.clib.__index",
+                    "ffi.clib.__newindex",
+                    "ffi.clib.__gc",
+                    "ffi.callback.free",
+                    "ffi.callback.set",
+                ],
+            ),
+            (
+                "ffi.load",
+                17,
+                "string.buffer.new",
+                &[
+                    "buffer:free",
+                    "buffer:reset",
+                    "buffer:skip",
+                    "buffer:set",
+                    "buffer:put",
+                    "buffer:putf",
+                    "buffer:get",
+                    "buffer:putcdata",
+                    "buffer:reserve",
+                    "buffer:commit",
+                    "buffer:ref",
+                    "buffer:encode",
+                    "buffer:decode",
+                    "buffer:__gc",
+                    "buffer:__tostring",
+                    "buffer:__len",
+                ],
+            ),
+        ];
+        let known: HashMap<Arc<str>, u8> = self.fast.iter().map(|(ffid, name)| (name.clone(), *ffid)).collect();
+        for (before, distance, after, between) in GAPS {
+            let (Some(&first), Some(&last)) = (known.get(*before), known.get(*after)) else { continue };
+            if first.checked_add(*distance) == Some(last) {
+                for (ffid, name) in (first + 1..last).zip(*between) {
+                    self.fast.entry(ffid).or_insert_with(|| Arc::from(*name));
+                }
+            }
+        }
+    }
+}
+
+/// The part of a name behind the last `.` or `:`.
+fn last_part(name: &str) -> &str {
+    name.rsplit(['.', ':']).next().unwrap_or(name)
+}
+
+/// Names by definition of all prototypes that can be found from the given functions: those that they define, those of the
+/// functions in their upvalues, and so on.
+fn defined(memory: &dyn Memory, vm: &Vm, closures: &[Function]) -> HashMap<u64, (Fingerprint, Arc<str>)> {
+    let layout = &vm.layout;
+    let mut created: HashMap<u64, Option<String>> = HashMap::new();
+    let mut captured: HashMap<u64, Option<String>> = HashMap::new();
+    let mut fingerprints: HashMap<u64, Fingerprint> = HashMap::new();
+    let mut functions: Vec<Function> = closures.to_vec();
+    let mut seen: std::collections::HashSet<u64> = functions.iter().map(|function| function.address).collect();
+    let mut protos: Vec<u64> = Vec::new();
+    loop {
+        if let Some(function) = functions.pop() {
+            let FunctionKind::Lua { proto: address } = function.kind else { continue };
+            protos.push(address);
+            let Ok(proto) = Proto::read(memory, layout, address) else { continue };
+            for (index, inner) in upvalues(memory, vm, &function) {
+                if let FunctionKind::Lua { proto: inner_proto } = inner.kind
+                    && let Some(name) = proto.upvalue_name(index)
+                {
+                    merge(&mut captured, inner_proto, Some(String::from_utf8_lossy(name).into_owned()));
+                }
+                if seen.len() < MAX_PROTOS && seen.insert(inner.address) {
+                    functions.push(inner);
+                }
+            }
+        } else if let Some(address) = protos.pop() {
+            if fingerprints.len() >= MAX_PROTOS || fingerprints.contains_key(&address) {
+                continue;
+            }
+            let Ok(proto) = Proto::read(memory, layout, address) else { continue };
+            fingerprints.insert(address, proto.fingerprint());
+            for (child, name) in definition::children(memory, layout, &proto) {
+                merge(&mut created, child, name);
+                protos.push(child);
+            }
+        } else {
+            break;
+        }
+    }
+    let name = |address: u64| {
+        let name = |names: &HashMap<u64, Option<String>>| names.get(&address).cloned().flatten();
+        name(&created).or_else(|| name(&captured))
+    };
+    fingerprints
+        .into_iter()
+        .filter_map(|(address, fingerprint)| Some((address, (fingerprint, name(address)?.into()))))
+        .collect()
+}
+
+/// Notes a name; two different ones for the same prototype are none.
+fn merge(names: &mut HashMap<u64, Option<String>>, address: u64, name: Option<String>) {
+    names
+        .entry(address)
+        .and_modify(|known| {
+            if *known != name {
+                *known = None;
+            }
+        })
+        .or_insert(name);
+}
+
+/// The functions in a Lua function's upvalues, with their index.
+fn upvalues(memory: &dyn Memory, vm: &Vm, function: &Function) -> Vec<(usize, Function)> {
+    let mut found = Vec::new();
+    let count = u32::from(function.upvalues).min(MAX_UPVALUES);
+    for index in 0..count {
+        let slot = function.address.wrapping_add(u64::from(vm.layout.func.uvptr + index * 8));
+        let value = memory
+            .u64(slot)
+            .and_then(|upvalue| memory.u64(upvalue.wrapping_add(super::arch::UPVALUE_V)))
+            .and_then(|value| memory.u64(value));
+        if let Ok(value) = value
+            && let Some(address) = super::arch::Value::of(value).object(Tag::Function)
+            && let Ok(inner) = Function::read(memory, &vm.layout, address)
+        {
+            found.push((index as usize, inner));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::image::{Image, reference};
+    use super::super::layout::Layout;
+    use super::*;
+
+    fn functions(entries: &[(&str, u64)]) -> Vec<(String, u64)> {
+        entries.iter().map(|(name, address)| ((*name).to_owned(), reference(Tag::Function, *address))).collect()
+    }
+
+    fn table(image: &mut Image, layout: &Layout, entries: &[(String, u64)]) -> u64 {
+        let entries: Vec<(&str, u64)> = entries.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        reference(Tag::Table, image.table(layout, &entries))
+    }
+
+    #[test]
+    fn builtins_and_c_functions_have_the_name_that_lua_code_uses() {
+        let layout = Arc::new(Layout::all().remove(13));
+        let mut image = Image::default();
+        let mut function = |ffid: u8, code: u64| image.function(&layout, ffid, 0, code);
+        let (format, pairs, ipairs) = (function(90, 0x10), function(5, 0x20), function(7, 0x30));
+        let (encode, safe_encode, safe_decode) = (function(1, 0x1000), function(1, 0x2000), function(1, 0x2000));
+        let other_encode = function(1, 0x1000);
+
+        let string = table(&mut image, &layout, &functions(&[("format", format)]));
+        let cjson = table(&mut image, &layout, &functions(&[("encode", encode)]));
+        let safe = table(&mut image, &layout, &functions(&[("encode", safe_encode), ("decode", safe_decode)]));
+        let globals = image.table(
+            &layout,
+            &[
+                ("string", string),
+                ("fmt", reference(Tag::Function, format)),
+                ("ipairs", reference(Tag::Function, ipairs)),
+                ("pairs", reference(Tag::Function, pairs)),
+            ],
+        );
+        let loaded = image.table(
+            &layout,
+            &[("_G", reference(Tag::Table, globals)), ("string", string), ("cjson", cjson), ("cjson.safe", safe)],
+        );
+        let registry = image.table(&layout, &[("_LOADED", reference(Tag::Table, loaded))]);
+        let vm = image.vm(&layout, registry, globals);
+
+        let names = Names::read(&image, &vm);
+        let name = |address: u64| {
+            let function = Function::read(&image, &layout, address).expect("a function");
+            names.function(&function).map(|name| name.to_string())
+        };
+        assert!(names.complete);
+        assert_eq!(name(format).as_deref(), Some("string.format"), "not the global alias");
+        assert_eq!(name(encode).as_deref(), Some("cjson.encode"));
+        assert_eq!(name(other_encode).as_deref(), Some("cjson.encode"), "the same code, made anew");
+        assert_eq!(name(safe_decode).as_deref(), Some("cjson.safe.decode"), "by the object");
+        let stranger = Function { address: 0x99, kind: FunctionKind::C { code: 0x2000 }, upvalues: 0 };
+        assert_eq!(names.function(&stranger), None, "its code has two names");
+        assert_eq!(names.fast_function(6).as_deref(), Some("ipairs_aux"), "between pairs and ipairs");
+        assert_eq!(names.fast_function(8), None);
+    }
+
+    #[test]
+    fn tables_that_contain_themselves_and_wrong_references_end_the_walk() {
+        let layout = Arc::new(Layout::all().remove(13));
+        let mut image = Image::default();
+        let inner = image.table(&layout, &[("self", 0), ("bad", reference(Tag::Table, 0x1234)), ("worse", 0)]);
+        let globals = image.table(&layout, &[("t", reference(Tag::Table, inner)), ("_G", 0)]);
+        let node = Memory::u64(&image, inner + super::super::arch::table::NODE as u64).expect("readable");
+        image.put_u64(node, reference(Tag::Table, inner));
+        image.put_u64(node + 48, reference(Tag::Function, inner));
+        let registry = image.table(&layout, &[("_LOADED", reference(Tag::Table, globals))]);
+        let vm = image.vm(&layout, registry, globals);
+        assert!(Names::read(&image, &vm).complete);
+    }
+
+    #[test]
+    fn no_memory_contents_make_the_readers_panic_or_loop() {
+        let layouts: Vec<Arc<Layout>> = Layout::all().into_iter().map(Arc::new).collect();
+        let layout = layouts[13].clone();
+        let mut image = Image::default();
+        let chunkname = image.string(&layout, b"@/x.lua");
+        let proto = image.allocate(512);
+        let fields = &layout.proto;
+        image.write(proto + u64::from(fields.gct), &[Tag::Proto.gct()]);
+        for (offset, value) in [(fields.sizebc, 8), (fields.sizept, 512), (fields.sizekgc, 4), (fields.sizeuv, 3)] {
+            image.put_u32(proto + u64::from(offset), value);
+        }
+        let parts = [(fields.chunkname, chunkname), (fields.k, proto + 256), (fields.varinfo, proto + 300)];
+        for (offset, value) in parts {
+            image.put_u64(proto + u64::from(offset), value);
+        }
+        let function = image.function(&layout, 0, proto + u64::from(fields.size), 0);
+        let module = image.table(&layout, &[("f", reference(Tag::Function, function))]);
+        let loaded = image.table(&layout, &[("m", reference(Tag::Table, module))]);
+        let registry = image.table(&layout, &[("_LOADED", reference(Tag::Table, loaded))]);
+        let vm = image.vm(&layout, registry, loaded);
+        image.trace(&vm);
+        let places: Vec<u64> = [proto, function, module, loaded, registry, vm.main_thread, vm.g]
+            .into_iter()
+            .flat_map(|start| (0..48).map(move |offset| start + offset))
+            .chain(proto..proto + 512)
+            .collect();
+
+        let mut random = 0x2545_f491_4f6c_dd1d_u64;
+        let mut next = || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random
+        };
+        let mut named = 0;
+        for _ in 0..2000 {
+            let mut broken = image.clone();
+            for _ in 0..next() % 6 {
+                let place = places[next() as usize % places.len()];
+                broken.write(place, &[[0, 1, 7, 0x7f, 0x80, 0xff][next() as usize % 6]]);
+            }
+            Vm::validate(&broken, vm.g, &layout).ok();
+            let mut names = Names::read(&broken, &vm);
+            if let Ok(proto) = Proto::read(&broken, &layout, proto) {
+                let mut sources = Sources::default();
+                named += u32::from(names.lua(&broken, &vm, &proto, &mut sources, &mut |_| None).is_some());
+                for index in 0..20 {
+                    proto.line(index);
+                    proto.local_name(index, index as u8);
+                    proto.upvalue_name(index as usize);
+                }
+            }
+        }
+        assert!(named > 0, "some images are whole enough to be read");
+    }
+}

@@ -1,0 +1,460 @@
+//! Prototypes: the code of a Lua function, with its place in the source.
+
+use std::borrow::Cow;
+
+use super::arch::Tag;
+use super::bytecode::Instruction;
+use super::layout::Layout;
+use super::memory::Memory;
+use super::object::{ObjectError, Text, byte_at, u32_at, u64_at};
+
+/// Bytes of a chunk name that are read; only source text given as a chunk name is ever longer.
+pub const MAX_CHUNK_NAME: usize = 64 << 10;
+/// Bytes of a prototype with its bytecode and debug information that are read; a larger one is refused.
+const MAX_SIZE: u32 = 16 << 20;
+/// `LUA_IDSIZE`: Lua shows chunk names of source text shortened to this.
+const ID_SIZE: usize = 60;
+/// `firstline` of LuaJIT's own functions written in Lua.
+const BUILTIN: u32 = !0;
+/// Variable names are at most this long to be believed.
+const MAX_NAME: usize = 1024;
+
+/// What recognises a prototype whose address may have been reused since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint {
+    /// Address of the chunk name's string object.
+    pub chunkname: u64,
+    /// First line of the definition.
+    pub firstline: u32,
+    /// Number of lines of the definition, minus one.
+    pub numline: u32,
+    /// Number of bytecode instructions.
+    pub sizebc: u32,
+}
+
+/// A prototype, copied whole: what it answers later needs no more reads, and does not change when the target frees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proto {
+    /// Address of the `GCproto`.
+    pub address: u64,
+    /// Address of the first instruction, the function header.
+    pub bytecode: u64,
+    /// Number of instructions.
+    pub sizebc: u32,
+    /// First line of the definition; 0 for a main chunk, and for every function without debug information.
+    pub firstline: u32,
+    /// Number of lines of the definition, minus one.
+    pub numline: u32,
+    /// Flags (`PROTO_*`).
+    pub flags: u8,
+    /// Number of fixed parameters.
+    pub numparams: u8,
+    /// Name of the chunk: where the source came from.
+    pub chunk: ChunkName,
+    fingerprint: Fingerprint,
+    /// The whole object.
+    bytes: Vec<u8>,
+    /// Offsets in `bytes` of what follows the struct; `None` when stripped.
+    lineinfo: Option<usize>,
+    uvinfo: Option<usize>,
+    varinfo: Option<usize>,
+    k: usize,
+    sizekgc: u32,
+    header: u32,
+}
+
+impl Proto {
+    /// Reads the prototype at `address`.
+    ///
+    /// # Errors
+    /// When there is no prototype, it cannot be read, or its parts do not lie inside it (LuaJIT allocates a prototype as
+    /// one block).
+    pub fn read(memory: &dyn Memory, layout: &Layout, address: u64) -> Result<Proto, ObjectError> {
+        let fields = &layout.proto;
+        let malformed = ObjectError::Malformed(Tag::Proto, address);
+        let header = memory.bytes(address, fields.size as usize)?;
+        if byte_at(&header, fields.gct) != Tag::Proto.gct() {
+            return Err(ObjectError::NotA(Tag::Proto, address));
+        }
+        let size = u32_at(&header, fields.sizept);
+        if size < fields.size || size > MAX_SIZE {
+            return Err(malformed);
+        }
+        let bytes = memory.bytes(address, size as usize)?;
+        let fingerprint = Proto::fingerprint_of(layout, &bytes);
+        if fingerprint != Proto::fingerprint_of(layout, &header) {
+            return Err(malformed);
+        }
+        let Fingerprint { chunkname, firstline, numline, sizebc } = fingerprint;
+
+        // The offset in the block of a part of `length` bytes, given by its address.
+        let part = |field: u32, length: u64| -> Result<Option<usize>, ObjectError> {
+            let at = u64_at(&bytes, field);
+            if at == 0 {
+                return Ok(None);
+            }
+            let offset = at.wrapping_sub(address);
+            let inside = offset >= u64::from(fields.size)
+                && offset.checked_add(length).is_some_and(|end| end <= u64::from(size));
+            if inside { Ok(Some(offset as usize)) } else { Err(malformed) }
+        };
+        let lines = u64::from(sizebc.saturating_sub(1)) * line_width(numline) as u64;
+        let lineinfo = part(fields.lineinfo, lines)?;
+        let uvinfo = part(fields.uvinfo, 0)?;
+        let varinfo = part(fields.varinfo, 0)?;
+        let sizekgc = u32_at(&bytes, fields.sizekgc);
+        let k = u64_at(&bytes, fields.k).wrapping_sub(address);
+        let code_end = u64::from(fields.size) + u64::from(sizebc) * 4;
+        if code_end > u64::from(size) || k > u64::from(size) || code_end + u64::from(sizekgc) * 8 > k {
+            return Err(malformed);
+        }
+        let text = Text::read(memory, layout, chunkname, MAX_CHUNK_NAME)?;
+        Ok(Proto {
+            address,
+            bytecode: address.wrapping_add(u64::from(fields.size)),
+            sizebc,
+            firstline,
+            numline,
+            flags: byte_at(&bytes, fields.flags),
+            numparams: byte_at(&bytes, fields.numparams),
+            chunk: ChunkName { text, builtin: firstline == BUILTIN },
+            fingerprint,
+            lineinfo,
+            uvinfo,
+            varinfo,
+            k: k as usize,
+            sizekgc,
+            header: fields.size,
+            bytes,
+        })
+    }
+
+    /// The fingerprint of a prototype, from a copy of its struct.
+    pub fn fingerprint_of(layout: &Layout, header: &[u8]) -> Fingerprint {
+        let fields = &layout.proto;
+        Fingerprint {
+            chunkname: u64_at(header, fields.chunkname),
+            firstline: u32_at(header, fields.firstline),
+            numline: u32_at(header, fields.numline),
+            sizebc: u32_at(header, fields.sizebc),
+        }
+    }
+
+    /// What to compare with the copy that was taken with a sample.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// Whether this is the code of a whole file or string, not of a function in it. Without debug information every
+    /// function has line 0, and this is unknown: false. LuaJIT's own test (`lj_debug_getinfo`).
+    pub fn is_main_chunk(&self) -> bool {
+        self.firstline == 0 && self.numline > 0
+    }
+
+    /// Whether this is one of LuaJIT's own functions that are written in Lua: they have no source and no lines.
+    pub fn is_builtin(&self) -> bool {
+        self.chunk.builtin
+    }
+
+    /// The index of the instruction at an address, 0 for the function header.
+    pub fn index_of(&self, pc: u64) -> Option<u32> {
+        let offset = pc.checked_sub(self.bytecode)?;
+        let index = u32::try_from(offset / 4).ok()?;
+        (offset.is_multiple_of(4) && index < self.sizebc).then_some(index)
+    }
+
+    /// The instruction at an index.
+    pub fn instruction(&self, index: u32) -> Option<Instruction> {
+        let offset = self.header.checked_add(index.checked_mul(4)?)?;
+        (index < self.sizebc).then(|| Instruction(u32_at(&self.bytes, offset)))
+    }
+
+    /// The line of an instruction; the function header has the first line of the definition, the place just past the
+    /// last instruction the last one. `None` when the debug information was stripped or the index is out of range.
+    ///
+    /// As `lj_debug_line` does it.
+    pub fn line(&self, index: u32) -> Option<u32> {
+        let lineinfo = self.lineinfo?;
+        if self.is_builtin() || index > self.sizebc {
+            return None;
+        }
+        if index == self.sizebc {
+            return self.firstline.checked_add(self.numline);
+        }
+        if index == 0 {
+            return Some(self.firstline);
+        }
+        let width = line_width(self.numline);
+        let offset = lineinfo + (index as usize - 1) * width;
+        let delta = match *self.bytes.get(offset..offset + width)? {
+            [a] => u32::from(a),
+            [a, b] => u32::from(u16::from_le_bytes([a, b])),
+            [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
+            _ => return None,
+        };
+        self.firstline.checked_add(delta)
+    }
+
+    /// The last line of the definition.
+    pub fn last_line(&self) -> Option<u32> {
+        self.firstline.checked_add(self.numline)
+    }
+
+    /// Number of constants that are collectable objects.
+    pub fn constants(&self) -> u32 {
+        self.sizekgc
+    }
+
+    /// Address of a collectable constant: a string, table, cdata or the prototype of a function defined in this one.
+    pub fn constant(&self, index: u32) -> Option<u64> {
+        let back = (index as usize).checked_add(1)?.checked_mul(8)?;
+        let offset = self.k.checked_sub(back)?;
+        (index < self.sizekgc).then(|| u64_at(&self.bytes, offset as u32))
+    }
+
+    /// Name of an upvalue, when not stripped.
+    pub fn upvalue_name(&self, index: usize) -> Option<&[u8]> {
+        let end = self.varinfo.unwrap_or(self.bytes.len());
+        let names = self.bytes.get(self.uvinfo?..end)?;
+        let mut parts = names.split(|&byte| byte == 0);
+        // What follows the last terminator is no name.
+        let name = parts.nth(index)?;
+        parts.next().is_some().then_some(name).filter(|name| name.len() <= MAX_NAME)
+    }
+
+    /// Name of the local variable in a slot while an instruction is run, when not stripped. As `debug_varname` does it;
+    /// LuaJIT's own variables of a loop have no name here.
+    pub fn local_name(&self, index: u32, slot: u8) -> Option<&[u8]> {
+        /// `VARNAME__MAX`: names below this are LuaJIT's own.
+        const OWN_NAMES: u8 = 7;
+        let mut rest = self.bytes.get(self.varinfo?..)?;
+        let mut slot = slot;
+        let mut start = 0_u32;
+        loop {
+            let name = match *rest.first()? {
+                0 => return None,
+                own if own < OWN_NAMES => {
+                    rest = &rest[1..];
+                    None
+                }
+                _ => {
+                    let length = rest.iter().position(|&byte| byte == 0)?;
+                    let name = &rest[..length];
+                    rest = &rest[length + 1..];
+                    Some(name)
+                }
+            };
+            start = start.checked_add(uleb128(&mut rest)?)?;
+            let end = start.checked_add(uleb128(&mut rest)?)?;
+            if start > index {
+                return None;
+            }
+            if index < end {
+                if slot == 0 {
+                    return name.filter(|name| name.len() <= MAX_NAME);
+                }
+                slot -= 1;
+            }
+        }
+    }
+}
+
+/// Bytes of each entry of `lineinfo`.
+fn line_width(numline: u32) -> usize {
+    match numline {
+        0..256 => 1,
+        256..65536 => 2,
+        _ => 4,
+    }
+}
+
+/// Takes a number in ULEB128 off the front; none is longer than the five bytes of 32 bits.
+fn uleb128(bytes: &mut &[u8]) -> Option<u32> {
+    let mut value = 0_u64;
+    for shift in 0..5 {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= u64::from(byte & 0x7f) << (7 * shift);
+        if byte < 0x80 {
+            return u32::try_from(value).ok();
+        }
+    }
+    None
+}
+
+/// Where the source of a prototype came from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ChunkName {
+    /// As LuaJIT has it: `@path`, `=name`, or the source itself.
+    pub text: Text,
+    builtin: bool,
+}
+
+impl ChunkName {
+    /// The path of the source file as the target names it, relative to the target's working directory. `None` when the
+    /// source is no file or the path is cut.
+    pub fn path(&self) -> Option<&[u8]> {
+        self.text.bytes.strip_prefix(b"@").filter(|_| !self.text.cut && !self.builtin)
+    }
+
+    /// The source text, when the chunk was compiled from a string without another name. `None` when cut.
+    pub fn source(&self) -> Option<&[u8]> {
+        match self.text.bytes.first() {
+            None | Some(b'@' | b'=') => None,
+            Some(_) if self.text.cut || self.builtin => None,
+            Some(_) => Some(&self.text.bytes),
+        }
+    }
+
+    /// How to show it: the path, the name, or `[string "first line..."]` as Lua writes it in messages.
+    pub fn shown(&self) -> Cow<'_, str> {
+        let bytes = &self.text.bytes;
+        match bytes.first() {
+            _ if self.builtin => format!("[builtin:{}]", self.text.text()).into(),
+            Some(b'@' | b'=') => String::from_utf8_lossy(&bytes[1..]),
+            _ => {
+                let line = bytes.iter().take(ID_SIZE - 12).take_while(|&&byte| byte >= b' ').count();
+                if line == bytes.len() && !self.text.cut {
+                    format!("[string \"{}\"]", self.text.text()).into()
+                } else {
+                    let line = &bytes[..line.min(ID_SIZE - 15)];
+                    format!("[string \"{}...\"]", String::from_utf8_lossy(line)).into()
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::image::Image;
+    use super::*;
+
+    /// A prototype of five instructions with this line information and variable information.
+    fn proto(lines: &[u8], numline: u32, uvinfo: &[u8], varinfo: &[u8]) -> (Image, Arc<Layout>, u64) {
+        let layout = Arc::new(Layout::all().remove(13));
+        let fields = &layout.proto;
+        let mut image = Image::default();
+        let chunkname = image.string(&layout, b"@/srv/app.lua");
+        let code = fields.size + 5 * 4 + 4;
+        let size = code as usize + 8 + lines.len() + uvinfo.len() + varinfo.len();
+        let address = image.allocate(size);
+        let field = |offset: u32| address + u64::from(offset);
+        image.write(field(fields.gct), &[Tag::Proto.gct()]);
+        image.put_u32(field(fields.sizebc), 5);
+        image.put_u32(field(fields.sizept), size as u32);
+        image.put_u32(field(fields.firstline), 10);
+        image.put_u32(field(fields.numline), numline);
+        image.put_u64(field(fields.chunkname), chunkname);
+        image.put_u32(field(fields.sizekgc), 1);
+        image.put_u64(field(fields.k), field(code + 8));
+        image.put_u64(field(code), 0xabcd);
+        image.put_u32(field(fields.size) + 8, 0x0002_0133);
+        let mut at = field(code + 8);
+        for (pointer, bytes) in [(fields.lineinfo, lines), (fields.uvinfo, uvinfo), (fields.varinfo, varinfo)] {
+            if !bytes.is_empty() {
+                image.put_u64(field(pointer), at);
+                image.write(at, bytes);
+                at += bytes.len() as u64;
+            }
+        }
+        (image, layout, address)
+    }
+
+    fn read(parts: &(Image, Arc<Layout>, u64)) -> Result<Proto, ObjectError> {
+        Proto::read(&parts.0, &parts.1, parts.2)
+    }
+
+    #[test]
+    fn lines_of_each_width() {
+        let narrow = proto(&[1, 2, 2, 255], 255, &[], &[]);
+        let wide = proto(&[1, 0, 2, 0, 2, 0, 0, 1], 256, &[], &[]);
+        let widest = proto(&[1, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 0, 0, 1, 0], 65536, &[], &[]);
+        for (parts, last, numline) in [(narrow, 255, 255), (wide, 256, 256), (widest, 65536, 65536)] {
+            let proto = read(&parts).expect("well formed");
+            let lines: Vec<_> = (0..7).map(|index| proto.line(index)).collect();
+            let expected = [Some(10), Some(11), Some(12), Some(12), Some(10 + last), Some(10 + numline), None];
+            assert_eq!(lines, expected, "the header is the first line, past the end is the last");
+        }
+    }
+
+    #[test]
+    fn a_stripped_prototype_has_code_and_no_lines() {
+        let parts = proto(&[], 3, &[], &[]);
+        let proto = read(&parts).expect("well formed");
+        assert_eq!(proto.line(2), None);
+        assert_eq!(proto.local_name(2, 0), None);
+        assert_eq!(proto.instruction(2).map(|instruction| instruction.op()), Some(0x33));
+        assert_eq!(proto.instruction(5), None);
+        assert_eq!((proto.constant(0), proto.constant(1)), (Some(0xabcd), None));
+        assert_eq!(proto.index_of(proto.bytecode + 8), Some(2));
+        assert_eq!(proto.index_of(proto.bytecode + 9), None);
+        assert_eq!(proto.index_of(proto.bytecode + 20), None);
+    }
+
+    #[test]
+    fn names_of_variables_with_long_ranges() {
+        // `a` from 0 for 300 instructions, a loop's own variable from 2, `bc` from 2 for 1.
+        let varinfo = [b'a', 0, 0, 0xac, 0x02, 1, 2, 5, b'b', b'c', 0, 0, 1, 0];
+        let parts = proto(&[1, 2, 2, 3], 9, b"up\0self\0", &varinfo);
+        let proto = read(&parts).expect("well formed");
+        assert_eq!(proto.local_name(0, 0), Some(&b"a"[..]));
+        assert_eq!(proto.local_name(299, 0), Some(&b"a"[..]));
+        assert_eq!(proto.local_name(300, 0), None);
+        assert_eq!(proto.local_name(2, 1), None, "a loop's own variable");
+        assert_eq!(proto.local_name(2, 2), Some(&b"bc"[..]));
+        assert_eq!(proto.local_name(3, 2), None);
+        assert_eq!(proto.upvalue_name(1), Some(&b"self"[..]));
+        assert_eq!(proto.upvalue_name(2), None);
+    }
+
+    #[test]
+    fn variable_information_that_does_not_end_is_no_name() {
+        let parts = proto(&[1, 2, 2, 3], 9, &[], b"abc");
+        assert_eq!(read(&parts).expect("well formed").local_name(0, 0), None);
+        let parts = proto(&[1, 2, 2, 3], 9, &[], &[b'a', 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
+        assert_eq!(read(&parts).expect("well formed").local_name(0, 0), None);
+    }
+
+    #[test]
+    fn parts_outside_the_prototype_are_refused() {
+        let malformed = |field: fn(&super::super::layout::Proto) -> u32, value: u64| {
+            let mut parts = proto(&[1, 2, 2, 3], 9, &[], &[]);
+            let at = parts.2 + u64::from(field(&parts.1.proto));
+            parts.0.put_u64(at, value);
+            read(&parts)
+        };
+        let address = proto(&[1, 2, 2, 3], 9, &[], &[]).2;
+        for result in [
+            malformed(|fields| fields.lineinfo, 0x1000),
+            malformed(|fields| fields.lineinfo, u64::MAX),
+            malformed(|fields| fields.k, 0x1000),
+            malformed(|fields| fields.sizekgc, 1000),
+        ] {
+            assert_eq!(result, Err(ObjectError::Malformed(Tag::Proto, address)));
+        }
+        assert!(matches!(malformed(|fields| fields.sizept, u64::from(u32::MAX)), Err(ObjectError::Malformed(..))));
+        assert!(malformed(|fields| fields.chunkname, 0x1000).is_err());
+        assert!(matches!(malformed(|fields| fields.gct, 4), Err(ObjectError::NotA(Tag::Proto, _))));
+    }
+
+    fn chunk(text: &[u8]) -> ChunkName {
+        ChunkName { text: Text { bytes: text.to_vec(), cut: false }, builtin: false }
+    }
+
+    #[test]
+    fn chunk_names_are_shown_as_lua_shows_them() {
+        assert_eq!(chunk(b"@/srv/app.lua").shown(), "/srv/app.lua");
+        assert_eq!(chunk(b"=content_by_lua(nginx.conf:12)").shown(), "content_by_lua(nginx.conf:12)");
+        assert_eq!(chunk(b"return 1").shown(), "[string \"return 1\"]");
+        assert_eq!(chunk(b"local x\nreturn x").shown(), "[string \"local x...\"]");
+        assert_eq!(chunk(&[b'y'; 100]).shown(), format!("[string \"{}...\"]", "y".repeat(45)));
+        assert_eq!(chunk(b"").shown(), "[string \"\"]");
+        assert_eq!(chunk(b"@/srv/\xff.lua").shown(), "/srv/\u{fffd}.lua");
+        assert_eq!(chunk(b"@/srv/app.lua").path(), Some(&b"/srv/app.lua"[..]));
+        assert_eq!(chunk(b"=x").path(), None);
+        assert_eq!(chunk(b"return 1").source(), Some(&b"return 1"[..]));
+    }
+}

@@ -1,0 +1,121 @@
+//! Taking a profile: attach the probe, read samples until the end, weave, and hand over a [`Profile`].
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::probe::Probe;
+use crate::profile::{Meta, Profile};
+use crate::targets::Targets;
+
+/// What to record. Made by hand or from the command line; nothing below knows how it was written.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The processes to profile, with all their threads and the children that they start while we watch.
+    pub pids: Vec<u32>,
+    /// How long to sample; `None` is until stopped or until the last target has exited.
+    pub duration: Option<Duration>,
+    /// Samples per second and CPU.
+    pub frequency: u32,
+    /// The perf event that takes the samples.
+    pub event: Event,
+    /// Record the kernel's part of each stack.
+    pub kernel: bool,
+    /// Look for LuaJIT and decode Lua frames; without it only kernel and native frames are drawn, in any process.
+    pub lua: bool,
+}
+
+/// The perf event that takes the samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Event {
+    /// CPU cycles where the machine has them, else the CPU clock.
+    #[default]
+    Auto,
+    /// The hardware's count of CPU cycles.
+    Cycles,
+    /// The kernel's CPU clock, a timer that works everywhere.
+    CpuClock,
+}
+
+/// How a recording stands, given to the observer about ten times a second.
+#[derive(Debug, Clone)]
+pub struct Progress<'a> {
+    /// Time since sampling began.
+    pub elapsed: Duration,
+    /// Samples so far.
+    pub samples: u64,
+    /// Samples lost so far.
+    pub lost: u64,
+    /// The Lua function that was on top of most samples so far.
+    pub top: Option<&'a str>,
+}
+
+/// How often records are read. The probe sends a wake-up when a quarter of the ring buffer is full, so nothing is lost by
+/// waiting.
+const READ_EVERY: Duration = Duration::from_millis(20);
+/// How often the observer is told.
+const OBSERVE_EVERY: Duration = Duration::from_millis(100);
+
+/// Samples as [`Options`] say until the time is over, `stop` is set, or every target has exited.
+///
+/// # Errors
+/// When a process does not exist, holds no LuaJIT or one that cannot be read, or when the kernel or the permissions do
+/// not allow the probe.
+pub fn record(options: &Options, stop: &AtomicBool, observe: &mut dyn FnMut(&Progress<'_>)) -> anyhow::Result<Profile> {
+    let cpu = own_cpu();
+    let mut targets = Targets::new(options.lua);
+    for pid in &options.pids {
+        targets.add(*pid)?;
+    }
+    let mut probe = Probe::load(options.kernel)?;
+    targets.watch_all(&mut probe)?;
+    probe.start(options.event, options.frequency)?;
+    targets.profile.meta = Meta {
+        processes: targets.named.clone(),
+        frequency: options.frequency,
+        event: probe.event.to_owned(),
+        seconds: 0.0,
+    };
+    let start = Instant::now();
+    let mut observed = start;
+    while !stop.load(Ordering::Relaxed) && targets.any_alive() {
+        let now = Instant::now();
+        let left = options.duration.map(|duration| duration.saturating_sub(now - start));
+        if left == Some(Duration::ZERO) {
+            break;
+        }
+        wait(&probe, left.map_or(READ_EVERY, |left| left.min(READ_EVERY)));
+        targets.read(&mut probe);
+        if observed.elapsed() >= OBSERVE_EVERY {
+            observed = Instant::now();
+            observe(&Progress {
+                elapsed: start.elapsed(),
+                samples: targets.profile.counters.samples,
+                lost: probe.counters().lost,
+                top: targets.top(),
+            });
+        }
+    }
+    targets.profile.meta.seconds = start.elapsed().as_secs_f64();
+    probe.stop()?;
+    targets.read(&mut probe);
+    targets.profile.counters.lost = probe.counters().lost;
+    targets.profile.counters.own_cpu = own_cpu() - cpu;
+    Ok(targets.profile)
+}
+
+/// Waits until records should be read, or the time is over, or a signal comes.
+fn wait(probe: &Probe, time: Duration) {
+    let mut fds = [PollFd::new(probe, PollFlags::IN)];
+    let time = Timespec { tv_sec: 0, tv_nsec: time.as_nanos().min(999_999_999) as i64 };
+    // The only error is an interruption by a signal, after which the caller looks at what the signal says.
+    let _ = poll(&mut fds, Some(&time));
+}
+
+/// CPU time of this process so far, in seconds.
+fn own_cpu() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}

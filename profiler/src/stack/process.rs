@@ -1,0 +1,204 @@
+//! A process under observation, as weaving and naming need it: its code, its VMs, its memory.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use luaflame_ebpf::{HINTS, watch};
+use rustc_hash::FxHashMap;
+
+use super::weave::{Code, Native};
+use crate::luajit::discover::{Discovery, Vm, discover};
+use crate::luajit::layout::Layout;
+use crate::luajit::trace::Trace;
+use crate::luajit::trace_map::TraceMap;
+use crate::native::image::Images;
+use crate::native::modules;
+use crate::native::registers::Registers;
+use crate::native::unwind::{Step, StepError, Unwinder};
+use crate::target::maps::regions;
+use crate::target::memory::ProcessMemory;
+use crate::target::process::{Process, ProcessError};
+
+/// A process under observation.
+pub struct View {
+    /// The process.
+    pub process: Arc<Process>,
+    /// Its memory.
+    pub memory: ProcessMemory,
+    /// Its native code.
+    pub unwinder: Unwinder,
+    /// Its LuaJIT, if it has one.
+    pub lua: Option<Lua>,
+}
+
+/// The LuaJIT of a process: one build, any number of VMs.
+pub struct Lua {
+    /// The build's layout.
+    pub layout: Arc<Layout>,
+    /// The VM's assembly: the interpreter and the builtins in it.
+    pub assembly: Range<u64>,
+    /// Compiled traces of each VM, by its `global_State`.
+    pub traces: FxHashMap<u64, TraceMap>,
+    /// A VM by whose traces two layouts can be told apart, once it has some.
+    pub unsettled: Option<Vm>,
+}
+
+impl View {
+    /// Opens a process.
+    ///
+    /// # Errors
+    /// When it does not exist or may not be read.
+    pub fn open(pid: u32, images: &Arc<Images>) -> Result<View, ProcessError> {
+        let process = Arc::new(Process::open(pid)?);
+        let unwinder = Unwinder::new(Arc::clone(&process), Arc::clone(images))?;
+        Ok(View { memory: process.memory(), process, unwinder, lua: None })
+    }
+
+    /// Searches the process for VMs.
+    ///
+    /// # Errors
+    /// When it has exited or may not be read.
+    pub fn discover(&mut self, layouts: &[Arc<Layout>]) -> Result<Discovery, ProcessError> {
+        let regions = regions(&self.process.maps()?);
+        self.unwinder.refresh()?;
+        let discovery = discover(&self.memory, &regions, layouts);
+        if let Some(vm) = discovery.vms.first() {
+            self.lua = self.assembly(vm).map(|assembly| Lua {
+                layout: Arc::clone(&vm.layout),
+                assembly,
+                traces: discovery.vms.iter().map(|vm| (vm.g, TraceMap::new(&vm.layout, vm.g))).collect(),
+                unsettled: (!vm.settled).then(|| vm.clone()),
+            });
+        }
+        Ok(discovery)
+    }
+
+    /// Takes over what is known of the process that this one was forked from: its memory is the same.
+    pub fn forked_from(&mut self, parent: &View) {
+        self.lua = parent.lua.as_ref().map(|lua| Lua {
+            layout: Arc::clone(&lua.layout),
+            assembly: lua.assembly.clone(),
+            traces: lua.traces.keys().map(|g| (*g, TraceMap::new(&lua.layout, *g))).collect(),
+            unsettled: lua.unsettled.clone(),
+        });
+    }
+
+    /// The addresses of the VM's assembly: what the unwind information has as one function around the code of most
+    /// instructions, else just around all of them.
+    fn assembly(&self, vm: &Vm) -> Option<Range<u64>> {
+        let targets = vm.dispatch_targets(&self.memory).ok()?;
+        let mut ranges: HashMap<(u64, u64), usize> = HashMap::new();
+        for range in targets.iter().filter_map(|target| self.unwinder.fde_range(*target)) {
+            *ranges.entry((range.start, range.end)).or_default() += 1;
+        }
+        match ranges.into_iter().max_by_key(|(range, count)| (*count, *range)) {
+            Some(((start, end), count)) if count * 2 > targets.len() => Some(start..end),
+            // The code of the last instruction has some length, too.
+            _ => Some(*targets.iter().min()?..targets.iter().max()? + 64),
+        }
+    }
+
+    /// What the probe is to know of this process.
+    pub fn wire(&self, flags: u32) -> luaflame_ebpf::Process {
+        let mut wire = luaflame_ebpf::Process { flags, ..Default::default() };
+        if let Some(lua) = &self.lua {
+            wire.flags |= watch::LUA;
+            wire.asm_start = lua.assembly.start;
+            wire.asm_end = lua.assembly.end;
+            wire.layout = wire_layout(&lua.layout);
+            for (hint, g) in wire.hints.iter_mut().zip(lua.traces.keys().take(HINTS)) {
+                *hint = *g;
+            }
+        }
+        wire
+    }
+
+    /// Decides between layouts that only traces tell apart, as soon as there are traces.
+    pub fn settle(&mut self, layouts: &[Arc<Layout>]) {
+        let Some(lua) = &mut self.lua else { return };
+        let Some(vm) = &mut lua.unsettled else { return };
+        if vm.settle(&self.memory, layouts) {
+            lua.layout = Arc::clone(&vm.layout);
+            lua.traces = lua.traces.keys().map(|g| (*g, TraceMap::new(&lua.layout, *g))).collect();
+            lua.unsettled = None;
+        }
+    }
+
+    /// Whether an address is in the exit stubs of a VM's traces.
+    fn in_exit_stubs(&mut self, address: u64) -> bool {
+        let View { memory, lua, .. } = self;
+        let Some(lua) = lua else { return false };
+        let in_stubs = |traces: &mut TraceMap| {
+            traces.exit_stubs(memory).is_some_and(|stubs| stubs.exit_at(address, |_| Some(0)).is_some())
+        };
+        lua.traces.values_mut().any(in_stubs)
+    }
+
+    /// The trace whose machine code is at an address, in any VM.
+    pub fn trace(&mut self, address: u64) -> Option<Arc<Trace>> {
+        let View { memory, lua, .. } = self;
+        lua.as_mut()?.traces.values_mut().find_map(|traces| traces.lookup(memory, address))
+    }
+}
+
+/// The fields that the probe reads by. Every offset fits: the structs are smaller than 64 KiB.
+fn wire_layout(layout: &Layout) -> luaflame_ebpf::Layout {
+    let short = |offset: u32| offset as u16;
+    luaflame_ebpf::Layout {
+        l_size: short(layout.lua_state.size),
+        l_glref: short(layout.lua_state.glref),
+        l_base: short(layout.lua_state.base),
+        l_top: short(layout.lua_state.top),
+        l_maxstack: short(layout.lua_state.maxstack),
+        l_stack: short(layout.lua_state.stack),
+        l_cframe: short(layout.lua_state.cframe),
+        g_vmstate: short(layout.global_state.vmstate),
+        g_mainthref: short(layout.global_state.mainthref),
+        g_cur_l: short(layout.global_state.cur_l),
+        g_jit_base: short(layout.global_state.jit_base),
+        g_dispatch: short(layout.gg.dispatch - layout.gg.g),
+        func_ffid: short(layout.func.ffid),
+        func_pc: short(layout.func.pc),
+        func_c: short(layout.func.c_function),
+        proto_size: short(layout.proto.size),
+        proto_sizebc: short(layout.proto.sizebc),
+        proto_chunkname: short(layout.proto.chunkname),
+        proto_firstline: short(layout.proto.firstline),
+        proto_numline: short(layout.proto.numline),
+    }
+}
+
+impl Native for View {
+    fn code(&mut self, address: u64) -> Code {
+        if self.lua.as_ref().is_some_and(|lua| lua.assembly.contains(&address)) {
+            return Code::Assembly;
+        }
+        if !self.unwinder.executable(address) {
+            return Code::None;
+        }
+        match self.unwinder.code_at(address) {
+            modules::Code::Module(_) => Code::Native,
+            modules::Code::None => Code::None,
+            modules::Code::Anonymous => {
+                if self.trace(address).is_some() || self.in_exit_stubs(address) {
+                    Code::Trace
+                } else {
+                    Code::Anonymous
+                }
+            }
+        }
+    }
+
+    fn instructions(&mut self, address: u64, buffer: &mut [u8]) -> usize {
+        use crate::luajit::memory::Memory;
+        match self.memory.read(address, buffer) {
+            Ok(()) => buffer.len(),
+            Err(_) => 0,
+        }
+    }
+
+    fn step(&mut self, registers: &mut Registers, word: &mut dyn FnMut(u64) -> Option<u64>) -> Result<Step, StepError> {
+        self.unwinder.step(registers, &mut |address| word(address).ok_or(()))
+    }
+}

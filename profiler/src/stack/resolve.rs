@@ -1,0 +1,569 @@
+//! Names the pieces of a woven stack: from addresses to the frames that a profile shows.
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+
+use super::process::{Lua, View};
+use super::weave::{Missing, Piece};
+use crate::luajit::discover::Vm;
+use crate::luajit::frames::{Activation, Kind, LuaFrame, Prototype};
+use crate::luajit::memory::Memory;
+use crate::luajit::names::{Names, Sources};
+use crate::luajit::object::{Function, FunctionKind};
+use crate::luajit::proto::Proto;
+use crate::luajit::snapshot::TraceFrame;
+use crate::luajit::trace::Position;
+use crate::native::kernel::KernelSymbols;
+use crate::native::symbols::{NativeFrame, Symbolizer};
+use crate::native::unwind::StepError;
+use crate::probe::sample::Sample;
+use crate::profile::{Frame, FrameId, FrameKind, Profile};
+use crate::target::files::open_in_root;
+use crate::target::memory::ProcessMemory;
+use crate::target::process::Process;
+
+/// What all processes share: symbols of the kernel and of images.
+#[derive(Default)]
+pub struct Symbols {
+    kernel: KernelSymbols,
+    native: Symbolizer,
+}
+
+/// What is remembered of a process's Lua functions.
+#[derive(Default)]
+pub struct LuaFunctions {
+    /// By prototype as the probe saw it: one whose memory has been reused is another one.
+    prototypes: FxHashMap<Prototype, Arc<LuaFunction>>,
+    /// Names of each VM, by its `global_State`.
+    names: FxHashMap<u64, VmNames>,
+    /// The VM whose names were read last, and when names may be read again: reading takes milliseconds, and a server may
+    /// make a new VM for each request.
+    latest: Option<(u64, Instant)>,
+    /// Source files as this process sees them.
+    sources: Sources,
+}
+
+/// Names in one VM.
+struct VmNames {
+    vm: Vm,
+    names: Names,
+}
+
+/// Names may be read anew after so many times the time that it took last.
+const NAMES_SHARE: u32 = 50;
+/// And, for a VM whose names are known, not before this time.
+const NAMES_PAUSE: Duration = Duration::from_secs(1);
+/// Most VMs of a process whose names are kept.
+const MOST_VMS: usize = 256;
+/// Larger source files are not looked at.
+const MOST_SOURCE: u64 = 8 << 20;
+
+/// A Lua function: all closures of one prototype.
+struct LuaFunction {
+    name: Option<Arc<str>>,
+    file: Arc<str>,
+    first_line: u32,
+    /// Its bytecode and lines; `None` when its memory had been reused before it could be read.
+    proto: Option<Proto>,
+}
+
+/// A stack being resolved.
+pub struct Resolver<'a> {
+    /// The process.
+    pub view: &'a mut View,
+    /// Its Lua functions.
+    pub functions: &'a mut LuaFunctions,
+    /// Symbols.
+    pub symbols: &'a mut Symbols,
+    /// Where frames go.
+    pub profile: &'a mut Profile,
+}
+
+/// What became of a sample.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// The innermost Lua function.
+    pub top_lua: Option<FrameId>,
+    /// Part of the stack was cut because of a limit.
+    pub truncated: bool,
+}
+
+impl Resolver<'_> {
+    /// Resolves a woven stack and adds it to the profile. `stack` is only a buffer.
+    pub fn add(
+        &mut self,
+        sample: &Sample<'_>,
+        activations: &[Activation],
+        pieces: &[Piece],
+        stack: &mut Vec<FrameId>,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        stack.clear();
+        // The frames of the native piece nearest to the root so far, when it is the last thing on the stack: the code of a
+        // C function that the next Lua frame names.
+        let mut native_below: Option<(usize, u64)> = None;
+        for (index, piece) in pieces.iter().enumerate() {
+            match piece {
+                Piece::Kernel(address) => {
+                    native_below = None;
+                    let frame = self.kernel(*address);
+                    self.push(stack, frame);
+                }
+                Piece::Native { address } => {
+                    let start = stack.len();
+                    self.native(*address, stack);
+                    native_below = Some((start, *address));
+                }
+                Piece::Trace { activation, address } => {
+                    native_below = None;
+                    let next = match pieces.get(index + 1) {
+                        Some(Piece::Lua { activation: same, frames }) if same == activation => {
+                            activations[*activation].frames.get(frames.start)
+                        }
+                        _ => None,
+                    };
+                    self.trace(sample, &activations[*activation], next, *address, stack);
+                }
+                Piece::Lua { activation, frames } => {
+                    let after_trace = index > 0 && matches!(pieces[index - 1], Piece::Trace { .. });
+                    let activation = &activations[*activation];
+                    let mut lua = &activation.frames[frames.clone()];
+                    // The base frame of a trace has been shown with the trace.
+                    if after_trace && lua.first().is_some_and(|first| is_base(activation, first)) {
+                        lua = &lua[1..];
+                    }
+                    for (number, frame) in lua.iter().enumerate() {
+                        let code = if number == 0 { native_below } else { None };
+                        self.lua(activation, frame, code, stack);
+                    }
+                    native_below = None;
+                }
+                Piece::Missing(missing) => {
+                    native_below = None;
+                    outcome.truncated |= matches!(missing, Missing::LuaCut | Missing::NativeCut);
+                    self.missing(*missing, stack);
+                }
+            }
+        }
+        let counters = &mut self.profile.counters;
+        counters.samples += 1;
+        counters.frames += stack.len() as u64;
+        counters.truncated += u64::from(outcome.truncated);
+        outcome.top_lua = stack.iter().copied().find(|id| is_lua(self.profile.get(*id).kind));
+        if outcome.top_lua.is_none() && !stack.iter().any(|id| self.profile.get(*id).kind == FrameKind::Builtin) {
+            self.profile.counters.outside_lua += 1;
+        }
+        let unresolved = stack.iter().filter(|id| self.profile.get(**id).unresolved).count();
+        self.profile.counters.unresolved += unresolved as u64;
+        stack.reverse();
+        self.profile.add(stack, 1);
+        outcome
+    }
+
+    fn push(&mut self, stack: &mut Vec<FrameId>, frame: Frame) {
+        let id = self.profile.frame(frame);
+        stack.push(id);
+    }
+
+    fn reason(&mut self, reason: &str) {
+        match self.profile.counters.reasons.get_mut(reason) {
+            Some(count) => *count += 1,
+            None => {
+                self.profile.counters.reasons.insert(reason.to_owned(), 1);
+            }
+        }
+    }
+
+    fn kernel(&mut self, address: u64) -> Frame {
+        let mut frame =
+            Frame { kind: FrameKind::Kernel, name: None, file: None, first_line: 0, line: 0, unresolved: false };
+        let why = match self.symbols.kernel.lookup(address) {
+            Ok(Some(symbol)) => {
+                frame.name = Some(symbol.name.into());
+                frame.file = symbol.module.map(Into::into);
+                return frame;
+            }
+            Ok(None) => "kernel addresses that no kernel symbol covers".to_owned(),
+            Err(why) => why.to_string(),
+        };
+        frame.name = Some("[kernel]".into());
+        frame.unresolved = true;
+        self.reason(&why);
+        frame
+    }
+
+    /// Pushes the functions at a native address, innermost first.
+    fn native(&mut self, address: u64, stack: &mut Vec<FrameId>) {
+        let mut frames: Vec<NativeFrame> = Vec::new();
+        self.symbols.native.symbolize(&self.view.unwinder, address, &mut frames);
+        for native in frames.into_iter().rev() {
+            if native.unresolved {
+                self.reason(&format!("native functions of {} have no symbols", native.module));
+            }
+            let frame = Frame {
+                kind: if native.inlined { FrameKind::NativeInlined } else { FrameKind::Native },
+                name: Some(native.name),
+                file: Some(native.module),
+                first_line: 0,
+                line: 0,
+                unresolved: native.unresolved,
+            };
+            self.push(stack, frame);
+        }
+    }
+
+    /// Pushes the frames of a trace, innermost first, with the frame that it was entered in as the last one.
+    fn trace(
+        &mut self,
+        sample: &Sample<'_>,
+        activation: &Activation,
+        base: Option<&LuaFrame>,
+        address: u64,
+        stack: &mut Vec<FrameId>,
+    ) {
+        let Some(base) = base.filter(|base| is_base(activation, base)) else {
+            self.reason("machine code of traces whose frames are not where the VM says");
+            return;
+        };
+        let frames = self.trace_frames(sample, activation, base, address);
+        let Some(frames) = frames else {
+            // Without the snapshot, the function that the trace was entered in is still known, but not where it is.
+            let frame = self.lua_frame(activation, base, None, FrameKind::Compiled);
+            self.push(stack, frame);
+            return;
+        };
+        let last = frames.len().saturating_sub(1);
+        for (number, frame) in frames.into_iter().enumerate() {
+            let kind = if number == last { FrameKind::Compiled } else { FrameKind::Inlined };
+            let frame = self.trace_frame(activation, base, &frame, kind);
+            self.push(stack, frame);
+        }
+    }
+
+    /// The frames that are active in a trace, innermost first.
+    fn trace_frames(
+        &mut self,
+        sample: &Sample<'_>,
+        activation: &Activation,
+        base: &LuaFrame,
+        address: u64,
+    ) -> Option<Vec<TraceFrame>> {
+        let slot = |number: u32| (number == 0).then(|| function_value(base.function));
+        let View { memory, lua, .. } = &mut *self.view;
+        let lua = lua.as_mut()?;
+        let traces = lua.traces.get_mut(&activation.global)?;
+        let memory = &*memory;
+        let (trace, position) = match traces.lookup(memory, address) {
+            Some(trace) => {
+                // `address` is inside the instruction that runs or called: no return address any more.
+                let position = trace.position(address, false)?;
+                (trace, position)
+            }
+            None => {
+                // In an exit stub, on the way out of the trace: the exit's number is the snapshot's.
+                let stack = sample.stack;
+                let sp = sample.header.registers.sp;
+                let byte = |offset: u64| stack.word(sp.wrapping_add(offset)).map(|word| word as u8);
+                let exit = traces.exit_stubs(memory)?.exit_at(address, byte)?;
+                let number = u16::try_from(sample.header.vmstate).ok()?;
+                let trace = traces.get(memory, number)?;
+                (trace, Position { snapshot: exit.into(), leaving: false })
+            }
+        };
+        match trace.frames(memory, &lua.layout, position, slot) {
+            Ok(frames) => Some(frames),
+            Err(_) => {
+                self.reason("traces whose snapshot did not fit the Lua stack");
+                None
+            }
+        }
+    }
+
+    fn trace_frame(&mut self, activation: &Activation, base: &LuaFrame, frame: &TraceFrame, kind: FrameKind) -> Frame {
+        if let Some(prototype) = frame.prototype {
+            let function = match base.prototype() {
+                // The probe has seen this one: what it copied guards against reused memory.
+                Some(seen) if self.code_of(prototype) == Some(seen.code) => self.function(activation.global, *seen),
+                _ => self.function_at(activation.global, prototype),
+            };
+            return match function {
+                Some(function) => frame_of(&function, frame.pc, kind),
+                None => self.unknown("[unknown Lua function]", "prototypes on traces that could not be read"),
+            };
+        }
+        match frame.function {
+            Some(function) => {
+                let object = self
+                    .view
+                    .lua
+                    .as_ref()
+                    .and_then(|lua| Function::read(&self.view.memory, &lua.layout, function).ok());
+                let name = object.and_then(|object| self.builtin_name(activation.global, &object));
+                self.builtin(name, None)
+            }
+            None => self.unknown("[unknown Lua function]", "functions that only a trace's registers hold"),
+        }
+    }
+
+    fn code_of(&self, prototype: u64) -> Option<u64> {
+        let lua = self.view.lua.as_ref()?;
+        prototype.checked_add(u64::from(lua.layout.proto.size))
+    }
+
+    /// Pushes a Lua frame of the interpreter's stack. `code` is the native code above it on the stack: where its frames
+    /// begin in `stack`, and its address.
+    fn lua(&mut self, activation: &Activation, frame: &LuaFrame, code: Option<(usize, u64)>, stack: &mut Vec<FrameId>) {
+        match frame.kind {
+            Kind::Lua(_) => {
+                let frame = self.lua_frame(activation, frame, frame.pc, FrameKind::Interpreted);
+                self.push(stack, frame);
+            }
+            Kind::C { pointer } | Kind::Fast { pointer, .. } => {
+                let kind = match frame.kind {
+                    Kind::Fast { id, .. } => FunctionKind::Fast { ffid: id, code: pointer },
+                    _ => FunctionKind::C { code: pointer },
+                };
+                let name =
+                    self.builtin_name(activation.global, &Function { address: frame.function, kind, upvalues: 0 });
+                // The code of the C function itself is this frame under its native name: one frame, with the name that
+                // Lua code uses. What the compiler inlined into it stays above it.
+                if let Some((start, address)) = code
+                    && self.view.unwinder.function_start(address) == Some(pointer)
+                    && start < stack.len()
+                {
+                    stack.pop();
+                }
+                let frame = self.builtin(name, Some(pointer));
+                self.push(stack, frame);
+            }
+            Kind::Unknown => {
+                let frame = self.unknown("[unknown Lua function]", "function objects that could not be read");
+                self.push(stack, frame);
+            }
+        }
+    }
+
+    fn lua_frame(&mut self, activation: &Activation, frame: &LuaFrame, pc: Option<u64>, kind: FrameKind) -> Frame {
+        let Some(prototype) = frame.prototype() else {
+            return self.unknown("[unknown Lua function]", "function objects that could not be read");
+        };
+        if frame.torn {
+            return self.unknown("[unknown Lua function]", "Lua frames that their callee's link does not belong to");
+        }
+        match self.function(activation.global, *prototype) {
+            // A PC is one past the instruction.
+            Some(function) => frame_of(&function, pc.map(|pc| pc.saturating_sub(4).max(prototype.code)), kind),
+            None => {
+                self.unknown("[unknown Lua function]", "prototypes whose memory was reused before they could be read")
+            }
+        }
+    }
+
+    fn builtin(&mut self, name: Option<Arc<str>>, pointer: Option<u64>) -> Frame {
+        let mut frame = Frame { kind: FrameKind::Builtin, name, file: None, first_line: 0, line: 0, unresolved: false };
+        if frame.name.is_none() {
+            let native = pointer.map(|pointer| {
+                let mut frames = Vec::new();
+                self.symbols.native.symbolize(&self.view.unwinder, pointer, &mut frames);
+                frames.swap_remove(0)
+            });
+            frame.unresolved = native.as_ref().is_none_or(|native| native.unresolved);
+            frame.name = Some(native.map_or_else(|| "[builtin]".into(), |native| native.name));
+            if frame.unresolved {
+                self.reason("C functions that no module table and no symbol names");
+            }
+        }
+        frame
+    }
+
+    fn unknown(&mut self, name: &str, reason: &str) -> Frame {
+        self.reason(reason);
+        marker(name, true)
+    }
+
+    fn missing(&mut self, missing: Missing, stack: &mut Vec<FrameId>) {
+        let (name, reason) = match missing {
+            Missing::LuaCut => ("[Lua frames cut]", None),
+            Missing::NativeCut => ("[native frames cut]", None),
+            Missing::NativeGap(error) => ("[unknown native frames]", Some(gap(error))),
+            Missing::NativeRoot(error) => ("[unknown caller]", Some(gap(error))),
+            Missing::TooDeep => ("[unknown caller]", Some("native stacks of more than 2,048 frames".to_owned())),
+            Missing::NoActivation => {
+                ("[unknown Lua frames]", Some("the interpreter runs, but its Lua stack was not found".to_owned()))
+            }
+            Missing::LuaLeaf => ("[unknown Lua frames]", Some("the interpreter was between two Lua frames".to_owned())),
+        };
+        if let Some(reason) = &reason {
+            self.reason(reason);
+        }
+        self.push(stack, marker(name, reason.is_some()));
+    }
+
+    /// The Lua function of a prototype that the probe saw, if it is still in memory.
+    fn function(&mut self, global: u64, seen: Prototype) -> Option<Arc<LuaFunction>> {
+        if let Some(function) = self.functions.prototypes.get(&seen) {
+            return function.proto.is_some().then(|| Arc::clone(function));
+        }
+        let size = u64::from(self.view.lua.as_ref()?.layout.proto.size);
+        let function = Arc::new(self.read(global, seen.code.checked_sub(size)?, seen));
+        let known = function.proto.is_some();
+        self.functions.prototypes.insert(seen, Arc::clone(&function));
+        known.then_some(function)
+    }
+
+    /// The Lua function of a prototype at an address, as it is now.
+    fn function_at(&mut self, global: u64, address: u64) -> Option<Arc<LuaFunction>> {
+        let lua = self.view.lua.as_ref()?;
+        let header = self.view.memory.bytes(address, lua.layout.proto.size as usize).ok()?;
+        let print = Proto::fingerprint_of(&lua.layout, &header);
+        let code = address.checked_add(u64::from(lua.layout.proto.size))?;
+        self.function(
+            global,
+            Prototype {
+                code,
+                chunkname: print.chunkname,
+                firstline: print.firstline,
+                numline: print.numline,
+                sizebc: print.sizebc,
+            },
+        )
+    }
+
+    fn read(&mut self, global: u64, address: u64, seen: Prototype) -> LuaFunction {
+        let proto = self.view.lua.as_ref().and_then(|lua| Proto::read(&self.view.memory, &lua.layout, address).ok());
+        let Some(proto) = proto.filter(|proto| seen_as(proto) == seen) else {
+            return LuaFunction { name: None, file: "".into(), first_line: 0, proto: None };
+        };
+        let process = Arc::clone(&self.view.process);
+        let lua = self.view.lua.as_ref();
+        let LuaFunctions { names, latest, sources, .. } = &mut *self.functions;
+        let vm = vm_names(&self.view.memory, lua, names, latest, global);
+        let mut read = |path: &str| source_text(&process, path);
+        let name = vm.and_then(|known| known.names.lua(&self.view.memory, &known.vm, &proto, sources, &mut read));
+        LuaFunction { name, file: proto.chunk.shown().into(), first_line: proto.firstline, proto: Some(proto) }
+    }
+
+    /// The name of a builtin or C function.
+    fn builtin_name(&mut self, global: u64, function: &Function) -> Option<Arc<str>> {
+        let LuaFunctions { names, latest, .. } = &mut *self.functions;
+        let known = vm_names(&self.view.memory, self.view.lua.as_ref(), names, latest, global)?;
+        if let Some(name) = known.names.function(function) {
+            return Some(name);
+        }
+        // Perhaps of a module that has been loaded since.
+        let start = Instant::now();
+        if latest.is_some_and(|(_, again)| start < again + NAMES_PAUSE) {
+            return None;
+        }
+        known.names = Names::read(&self.view.memory, &known.vm);
+        *latest = Some((known.vm.g, start + start.elapsed() * NAMES_SHARE));
+        known.names.function(function)
+    }
+}
+
+/// The names of a VM, read when first needed; or, while it is too early for that, those of the VM read last: VMs of one
+/// process share builtins and C functions, and names of Lua functions are taken only for the very same prototype.
+fn vm_names<'a>(
+    memory: &ProcessMemory,
+    lua: Option<&Lua>,
+    names: &'a mut FxHashMap<u64, VmNames>,
+    latest: &mut Option<(u64, Instant)>,
+    global: u64,
+) -> Option<&'a mut VmNames> {
+    if names.contains_key(&global) {
+        return names.get_mut(&global);
+    }
+    let start = Instant::now();
+    if let Some((other, again)) = *latest
+        && start < again
+    {
+        return names.get_mut(&other);
+    }
+    let vm = Vm::validate(memory, global, &lua?.layout).ok()?;
+    if names.len() >= MOST_VMS {
+        names.clear();
+    }
+    let read = Names::read(memory, &vm);
+    *latest = Some((global, start + start.elapsed() * NAMES_SHARE));
+    Some(names.entry(global).or_insert(VmNames { vm, names: read }))
+}
+
+/// A prototype as the probe would have seen it.
+fn seen_as(proto: &Proto) -> Prototype {
+    let print = proto.fingerprint();
+    Prototype {
+        code: proto.bytecode,
+        chunkname: print.chunkname,
+        firstline: print.firstline,
+        numline: print.numline,
+        sizebc: print.sizebc,
+    }
+}
+
+/// The text of a source file as the process sees it. Nothing, when it is not there, no ordinary file, or too large.
+fn source_text(process: &Process, path: &str) -> Option<Arc<[u8]>> {
+    let path = Path::new(path);
+    let file = if path.is_absolute() {
+        open_in_root(process, path)
+    } else {
+        open_in_root(process, &process.working_directory().ok()?.join(path))
+    };
+    let file = file.ok()?;
+    if file.metadata().ok()?.len() > MOST_SOURCE {
+        return None;
+    }
+    let mut text = Vec::new();
+    file.take(MOST_SOURCE).read_to_end(&mut text).ok()?;
+    Some(text.into())
+}
+
+/// Whether a frame is the one that the running trace was entered in.
+fn is_base(activation: &Activation, frame: &LuaFrame) -> bool {
+    activation.base == activation.stack + u64::from(frame.slot) * 8 && activation.frames.first() == Some(frame)
+}
+
+/// A function reference as a slot of the Lua stack holds it (`LJ_TFUNC`, GC64).
+fn function_value(address: u64) -> u64 {
+    (0x1_fff7 << 47) | address
+}
+
+fn frame_of(function: &LuaFunction, pc: Option<u64>, kind: FrameKind) -> Frame {
+    let proto = function.proto.as_ref();
+    if proto.is_some_and(Proto::is_builtin) {
+        // LuaJIT's own functions written in Lua, such as `table.foreachi`, have no source and no lines.
+        return Frame {
+            kind: FrameKind::Builtin,
+            name: function.name.clone(),
+            file: None,
+            first_line: 0,
+            line: 0,
+            unresolved: false,
+        };
+    }
+    let line = pc.zip(proto).and_then(|(pc, proto)| proto.line(proto.index_of(pc)?)).unwrap_or(0);
+    Frame {
+        kind,
+        name: function.name.clone(),
+        file: Some(Arc::clone(&function.file)),
+        first_line: function.first_line,
+        line,
+        unresolved: false,
+    }
+}
+
+fn marker(name: &str, unresolved: bool) -> Frame {
+    Frame { kind: FrameKind::Marker, name: Some(name.into()), file: None, first_line: 0, line: 0, unresolved }
+}
+
+fn is_lua(kind: FrameKind) -> bool {
+    matches!(kind, FrameKind::Interpreted | FrameKind::Compiled | FrameKind::Inlined)
+}
+
+/// Why native frames are missing, as a reason for the summary.
+fn gap(error: StepError) -> String {
+    format!("native frames could not be unwound: {error}")
+}

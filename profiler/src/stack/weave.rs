@@ -1,0 +1,377 @@
+//! Weaves a sample's native frames and Lua frames into one stack.
+//!
+//! Each C frame of the VM's assembly on the native stack (`lj_vm_call`, `lj_vm_pcall`, `lj_vm_cpcall`, `lj_vm_resume`, an FFI
+//! callback) is where exactly one segment of Lua frames runs. Native unwinding goes from the leaf up; where it meets the
+//! VM's assembly or a trace's machine code, which unwinders cannot pass, the C frame says where native code goes on, and
+//! its segment takes the place of the assembly.
+
+use std::ops::Range;
+
+use crate::luajit::arch::CFRAME_SIZE;
+use crate::luajit::frames::Activation;
+use crate::native::registers::{CodeAddress, Register, Registers};
+use crate::native::unwind::{Step, StepError};
+use crate::probe::sample::Sample;
+
+/// A piece of a woven stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// A kernel function, by an address in it.
+    Kernel(u64),
+    /// A native frame.
+    Native {
+        /// An address in the code that runs: the program counter, or one less than a return address.
+        address: u64,
+    },
+    /// Machine code of a trace, leaf-ward of the frames of its activation: stands for the frames that are inlined in it.
+    Trace {
+        /// Index of the activation.
+        activation: usize,
+        /// An address in the machine code, as in [`Piece::Native`].
+        address: u64,
+    },
+    /// Frames of an activation, a range of [`Activation::frames`], innermost first.
+    Lua {
+        /// Index of the activation.
+        activation: usize,
+        /// Indexes of its frames.
+        frames: Range<usize>,
+    },
+    /// Frames are missing here.
+    Missing(Missing),
+}
+
+/// Why frames are missing from a stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Missing {
+    /// There were more Lua frames than a sample carries.
+    LuaCut,
+    /// The native stack was deeper than what a sample carries.
+    NativeCut,
+    /// The code has no unwind information, or what it says does not hold; the stack goes on at the next C frame of the VM.
+    NativeGap(StepError),
+    /// The same, and there is no C frame to go on from: the root is missing.
+    NativeRoot(StepError),
+    /// The stack has more frames than are believed.
+    TooDeep,
+    /// The interpreter was between two Lua frames, and none of its registers said which.
+    LuaLeaf,
+    /// The VM's assembly runs, but no activation of the VM was found.
+    NoActivation,
+}
+
+/// What code there is at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// The VM's assembly: the interpreter and the builtins in it.
+    Assembly,
+    /// Machine code of a trace, or one of its exit stubs.
+    Trace,
+    /// Code of a file.
+    Native,
+    /// Executable memory of no file.
+    Anonymous,
+    /// Nothing executable.
+    None,
+}
+
+/// The native side of a process, as weaving needs it.
+pub trait Native {
+    /// What code there is at an address.
+    fn code(&mut self, address: u64) -> Code;
+    /// Bytes of code at an address, or fewer at its end.
+    fn instructions(&mut self, address: u64, buffer: &mut [u8]) -> usize;
+    /// Replaces the registers of a frame by its caller's.
+    ///
+    /// # Errors
+    /// Why that cannot be done; the registers are unchanged then.
+    fn step(&mut self, registers: &mut Registers, word: &mut dyn FnMut(u64) -> Option<u64>) -> Result<Step, StepError>;
+}
+
+/// What runs in a C frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Entered {
+    Assembly,
+    Trace,
+}
+
+/// Most frames believed of one native stack.
+const MOST_FRAMES: usize = 2048;
+
+/// Weaves a sample. The pieces are in the order from leaf to root.
+pub fn weave(sample: &Sample<'_>, activations: &[Activation], native: &mut impl Native) -> Vec<Piece> {
+    let mut pieces: Vec<Piece> = sample.kernel.iter().map(|address| Piece::Kernel(*address)).collect();
+    let registers = user_registers(sample);
+    Weaver { sample, activations, native, pieces: &mut pieces, registers, next: (0, 0) }.run();
+    pieces
+}
+
+fn user_registers(sample: &Sample<'_>) -> Registers {
+    let from = &sample.header.registers;
+    let mut registers = Registers::new(CodeAddress::Instruction(from.ip), from.sp);
+    let [ax, cx, si, di, r8, r9, r10, r11] = from.volatile;
+    for (register, value) in [
+        (Register::Bp, from.bp),
+        (Register::Bx, from.bx),
+        (Register::Dx, from.dx),
+        (Register::R12, from.r12),
+        (Register::R13, from.r13),
+        (Register::R14, from.r14),
+        (Register::R15, from.r15),
+        (Register::Ax, ax),
+        (Register::Cx, cx),
+        (Register::Si, si),
+        (Register::Di, di),
+        (Register::R8, r8),
+        (Register::R9, r9),
+        (Register::R10, r10),
+        (Register::R11, r11),
+    ] {
+        registers.set(register, value);
+    }
+    registers
+}
+
+struct Weaver<'a, N> {
+    sample: &'a Sample<'a>,
+    activations: &'a [Activation],
+    native: &'a mut N,
+    pieces: &'a mut Vec<Piece>,
+    registers: Registers,
+    /// The next C frame to be met: index of its activation and in it.
+    next: (usize, usize),
+}
+
+impl<N: Native> Weaver<'_, N> {
+    fn run(&mut self) {
+        for _ in 0..MOST_FRAMES {
+            let address = self.registers.code.lookup();
+            match self.native.code(address) {
+                code @ (Code::Assembly | Code::Trace) => {
+                    if code == Code::Assembly && self.pass_unknown_cframe() {
+                        continue;
+                    }
+                    if !self.take_cframe((code == Code::Trace).then_some(address)) {
+                        self.pieces.push(Piece::Missing(Missing::NoActivation));
+                        return;
+                    }
+                }
+                Code::Native => {
+                    self.pieces.push(Piece::Native { address });
+                    let stack = self.sample.stack;
+                    match self.native.step(&mut self.registers, &mut |address| stack.word(address)) {
+                        Ok(Step::Caller(_)) => {}
+                        Ok(Step::Root) => return,
+                        Err(error) => {
+                            if !self.skip_to_cframe(error) {
+                                return;
+                            }
+                        }
+                    }
+                }
+                code @ (Code::Anonymous | Code::None) => {
+                    let error = if code == Code::None { StepError::NotCode } else { StepError::AnonymousCode };
+                    if !self.skip_to_cframe(error) {
+                        return;
+                    }
+                }
+            }
+        }
+        self.pieces.push(Piece::Missing(Missing::TooDeep));
+    }
+
+    /// Address of the next C frame to be met.
+    fn next_cframe(&mut self) -> Option<u64> {
+        loop {
+            let activation = self.activations.get(self.next.0)?;
+            match activation.cframes.get(self.next.1) {
+                Some(cframe) => return Some(cframe.address),
+                None if activation.cframes.is_empty() && !activation.frames.is_empty() => {
+                    // What is left of an activation whose C frames were cut out.
+                    self.cut_activation();
+                }
+                None => self.next = (self.next.0 + 1, 0),
+            }
+        }
+    }
+
+    fn cut_activation(&mut self) {
+        let frames = 0..self.activations[self.next.0].frames.len();
+        self.pieces.push(Piece::Missing(Missing::LuaCut));
+        self.pieces.push(Piece::Lua { activation: self.next.0, frames });
+        self.next = (self.next.0 + 1, 0);
+    }
+
+    /// Puts the segment of the next C frame on the stack, and goes on with the code that entered the VM there. The code
+    /// that runs in it is a trace when `trace` has an address in its machine code.
+    fn take_cframe(&mut self, trace: Option<u64>) -> bool {
+        let sp = self.registers.sp();
+        loop {
+            let Some(address) = self.next_cframe() else { return false };
+            if address >= sp {
+                break;
+            }
+            // Unwinding has passed it already without meeting the VM: what ran in it cannot be placed better than here.
+            self.emit_segment(None);
+        }
+        let address = self.next_cframe().unwrap_or_default();
+        self.emit_segment(trace);
+        self.leave(address, if trace.is_some() { Entered::Trace } else { Entered::Assembly })
+    }
+
+    /// Sets the registers to those of the caller of a C frame's owner.
+    fn leave(&mut self, cframe: u64, entered: Entered) -> bool {
+        let word = |offset| self.sample.stack.word(cframe + offset);
+        // `saveregs` of `vm_x64.dasc`: rbp, rbx, r15, r14 are pushed below the return address.
+        let (Some(ip), Some(bp), Some(bx), Some(r15), Some(r14)) = (word(72), word(64), word(56), word(48), word(40))
+        else {
+            return false;
+        };
+        let mut caller = Registers::new(CodeAddress::Return(ip), cframe + CFRAME_SIZE);
+        for (register, value) in [(Register::Bp, bp), (Register::Bx, bx), (Register::R15, r15), (Register::R14, r14)] {
+            caller.set(register, value);
+        }
+        // The assembly leaves the other two alone. Entering a trace saves them where the C frame ends. While a trace is
+        // left they may be in either place.
+        let others = match entered {
+            Entered::Assembly if self.registers.sp() == cframe => {
+                [self.registers.get(Register::R12), self.registers.get(Register::R13)]
+            }
+            Entered::Assembly => [None, None],
+            Entered::Trace => [word(0), self.sample.stack.word(cframe.wrapping_sub(8))],
+        };
+        for (register, value) in [Register::R12, Register::R13].into_iter().zip(others) {
+            if let Some(value) = value {
+                caller.set(register, value);
+            }
+        }
+        self.registers = caller;
+        true
+    }
+
+    fn emit_segment(&mut self, trace: Option<u64>) {
+        let (index, cframe) = self.next;
+        let activation = &self.activations[index];
+        if let Some(address) = trace {
+            self.pieces.push(Piece::Trace { activation: index, address });
+        }
+        if activation.leaf_unknown && cframe == 0 {
+            self.pieces.push(Piece::Missing(Missing::LuaLeaf));
+        }
+        let frames = activation.segment(cframe);
+        match activation.cut {
+            Some(cut) if frames.contains(&cut) => {
+                self.emit(index, frames.start..cut);
+                self.pieces.push(Piece::Missing(Missing::LuaCut));
+                self.emit(index, cut..frames.end);
+            }
+            _ => self.emit(index, frames),
+        }
+        self.next.1 += 1;
+    }
+
+    fn emit(&mut self, activation: usize, frames: Range<usize>) {
+        if !frames.is_empty() {
+            self.pieces.push(Piece::Lua { activation, frames });
+        }
+    }
+
+    /// The assembly enters or leaves a C frame that the VM does not know yet or no longer: it has no Lua frames, and
+    /// native code goes on above it.
+    ///
+    /// Entering: `55 53 41 57 41 56 48 83 ec 28` (`saveregs`), leaving: `48 83 c4 28 41 5e 41 5f 5b 5d c3`
+    /// (`restoreregs; ret`).
+    fn pass_unknown_cframe(&mut self) -> bool {
+        let sp = self.registers.sp();
+        let known = self.next_cframe();
+        let above = |sp: u64| known.is_none_or(|known| known >= sp + CFRAME_SIZE);
+        if let CodeAddress::Instruction(ip) = self.registers.code
+            && let Some(pushed) = self.pushed_words(ip)
+        {
+            let Some(back) = self.sample.stack.word(sp + pushed * 8) else { return false };
+            if !matches!(self.native.code(back.wrapping_sub(1)), Code::Native | Code::Assembly) {
+                return false;
+            }
+            let mut caller = Registers::new(CodeAddress::Return(back), sp + (pushed + 1) * 8);
+            // Of the registers, in the order that they are pushed, some are still in place.
+            for (number, register) in [Register::Bp, Register::Bx, Register::R15, Register::R14].into_iter().enumerate()
+            {
+                let number = number as u64;
+                let saved = (number < pushed.min(4)).then(|| self.sample.stack.word(sp + (pushed - 1 - number) * 8));
+                if let Some(value) = saved.unwrap_or(self.registers.get(register)) {
+                    caller.set(register, value);
+                }
+            }
+            for register in [Register::R12, Register::R13] {
+                if let Some(value) = self.registers.get(register) {
+                    caller.set(register, value);
+                }
+            }
+            self.registers = caller;
+            return true;
+        }
+        if known == Some(sp) || !above(sp) {
+            return false;
+        }
+        let Some(ip) = self.sample.stack.word(sp + CFRAME_SIZE - 8) else { return false };
+        if self.native.code(ip.wrapping_sub(1)) != Code::Native || !self.is_behind_call(ip) {
+            return false;
+        }
+        self.leave(sp, Entered::Assembly)
+    }
+
+    /// How many words the function entry or exit at the leaf has on the stack below its return address, when the leaf is
+    /// in one.
+    fn pushed_words(&mut self, ip: u64) -> Option<u64> {
+        const ENTRY: &[u8] = &[0x55, 0x53, 0x41, 0x57, 0x41, 0x56, 0x48, 0x83, 0xec, 0x28];
+        const EXIT: &[u8] = &[0x48, 0x83, 0xc4, 0x28, 0x41, 0x5e, 0x41, 0x5f, 0x5b, 0x5d, 0xc3];
+        // Bytes of the pattern before the program counter, and the words pushed there.
+        const STATES: [(&[u8], u64, u64); 10] = [
+            (ENTRY, 0, 0),
+            (ENTRY, 1, 1),
+            (ENTRY, 2, 2),
+            (ENTRY, 4, 3),
+            (ENTRY, 6, 4),
+            (EXIT, 4, 4),
+            (EXIT, 6, 3),
+            (EXIT, 8, 2),
+            (EXIT, 9, 1),
+            (EXIT, 10, 0),
+        ];
+        const REACH: u64 = 10;
+        let mut code = [0; 2 * REACH as usize + 1];
+        let got = self.native.instructions(ip.wrapping_sub(REACH), &mut code);
+        STATES.iter().find_map(|(pattern, before, pushed)| {
+            let start = (REACH - before) as usize;
+            (code[..got].get(start..start + pattern.len()) == Some(*pattern)).then_some(*pushed)
+        })
+    }
+
+    /// Whether the instruction before an address is a call: `e8 rel32`, or `ff /2` with any operand.
+    fn is_behind_call(&mut self, address: u64) -> bool {
+        let mut code = [0; 7];
+        if self.native.instructions(address.wrapping_sub(7), &mut code) < code.len() {
+            return false;
+        }
+        code[2] == 0xe8 || (0..=5).any(|at| code[at] == 0xff && code[at + 1] >> 3 & 7 == 2)
+    }
+
+    /// Native unwinding stopped: goes on at the next C frame whose owner's caller can be read.
+    fn skip_to_cframe(&mut self, stop: StepError) -> bool {
+        let cut = matches!(stop, StepError::Truncated(_)) && !self.sample.stack.root.is_empty();
+        let mut said = false;
+        while let Some(address) = self.next_cframe() {
+            if !said {
+                said = true;
+                let why = if cut { Missing::NativeCut } else { Missing::NativeGap(stop) };
+                self.pieces.push(Piece::Missing(why));
+            }
+            self.emit_segment(None);
+            if self.leave(address, Entered::Assembly) {
+                return true;
+            }
+        }
+        self.pieces.push(Piece::Missing(if cut { Missing::NativeCut } else { Missing::NativeRoot(stop) }));
+        false
+    }
+}

@@ -1,0 +1,286 @@
+//! One process, held so that its pid being reused cannot be mistaken for it.
+
+use std::ffi::OsString;
+use std::io::{ErrorKind, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::maps::{self, Mapping};
+use super::memory::ProcessMemory;
+
+/// The largest file of `/proc/PID` that is read; `maps` of a process with a million mappings stays below it.
+const MAX_PROC_FILE: u64 = 256 << 20;
+
+/// Why a process cannot be observed.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// There is no process with this pid, or it has exited.
+    #[error("No process with pid {pid} is running; check the pid (`pgrep -a nginx` lists those of nginx).")]
+    NotFound {
+        /// The pid.
+        pid: u32,
+    },
+    /// The pid is that of one thread.
+    #[error("{pid} is a thread of process {process}, not a process; use -p {process}.")]
+    Thread {
+        /// The id of the thread.
+        pid: u32,
+        /// The process that it belongs to.
+        process: u32,
+    },
+    /// The kernel does not let us look at the process.
+    #[error(
+        "The kernel does not permit reading {what} of process {pid}: run as root, or give this program CAP_SYS_PTRACE; \
+         inside a container it must also share the pid namespace of the target."
+    )]
+    NotPermitted {
+        /// The pid.
+        pid: u32,
+        /// What could not be read, such as `the memory map`.
+        what: &'static str,
+    },
+    /// Anything else.
+    #[error("Reading {what} of process {pid} failed: {error}.")]
+    Other {
+        /// The pid.
+        pid: u32,
+        /// What could not be read.
+        what: &'static str,
+        /// The kernel's answer.
+        error: std::io::Error,
+    },
+}
+
+impl ProcessError {
+    fn new(pid: u32, what: &'static str, error: impl Into<std::io::Error>) -> Self {
+        let error = error.into();
+        match error.kind() {
+            // A process that exits answers ESRCH from files of /proc/PID that are still open.
+            _ if error.raw_os_error() == Some(libc::ESRCH) => Self::NotFound { pid },
+            ErrorKind::NotFound => Self::NotFound { pid },
+            ErrorKind::PermissionDenied => Self::NotPermitted { pid, what },
+            _ => Self::Other { pid, what, error },
+        }
+    }
+}
+
+/// A running process.
+///
+/// It is held by its open `/proc/PID` directory, which the kernel ties to this very process: when the process has
+/// exited and its pid is given to another one, every read through the directory fails.
+#[derive(Debug)]
+pub struct Process {
+    pid: u32,
+    directory: OwnedFd,
+    started: u64,
+    comm: String,
+}
+
+impl Process {
+    /// Opens the process with this pid, as seen in our `/proc`.
+    ///
+    /// # Errors
+    /// When there is none, when the id is of a thread that is not its process's first, or when `/proc` cannot be read.
+    /// That its memory may be read is not checked here.
+    pub fn open(pid: u32) -> Result<Self, ProcessError> {
+        let directory = rustix::fs::open(
+            format!("/proc/{pid}"),
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(|error| ProcessError::new(pid, "the /proc directory", error))?;
+        let mut process = Self { pid, directory, started: 0, comm: String::new() };
+        let group = process.thread_group()?;
+        if group != pid {
+            return Err(ProcessError::Thread { pid, process: group });
+        }
+        let stat = process.stat()?;
+        process.started = stat.started;
+        process.comm = stat.comm;
+        Ok(process)
+    }
+
+    /// Its pid in our pid namespace.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// When it started, in clock ticks after boot: with the pid, it names the process for as long as the machine runs.
+    pub fn started(&self) -> u64 {
+        self.started
+    }
+
+    /// Its command name when it was opened (`comm`, at most 15 bytes), with bytes that are not UTF-8 replaced.
+    pub fn comm(&self) -> &str {
+        &self.comm
+    }
+
+    /// The path of its executable as the process sees it, with ` (deleted)` at the end when that file is gone.
+    ///
+    /// # Errors
+    /// When it has exited or may not be read. A kernel thread has no executable and answers like an exited process.
+    pub fn exe(&self) -> Result<PathBuf, ProcessError> {
+        let path = rustix::fs::readlinkat(&self.directory, "exe", Vec::new())
+            .map_err(|error| ProcessError::new(self.pid, "the executable", error))?;
+        Ok(PathBuf::from(OsString::from_vec(path.into_bytes())))
+    }
+
+    /// Its working directory, which relative paths are relative to, as the process sees it.
+    ///
+    /// # Errors
+    /// When it has exited or may not be read.
+    pub fn working_directory(&self) -> Result<PathBuf, ProcessError> {
+        let path = rustix::fs::readlinkat(&self.directory, "cwd", Vec::new())
+            .map_err(|error| ProcessError::new(self.pid, "the working directory", error))?;
+        Ok(PathBuf::from(OsString::from_vec(path.into_bytes())))
+    }
+
+    /// Its arguments, without the final empty one; none for a zombie. A process may overwrite them: nginx shows its
+    /// role here.
+    ///
+    /// # Errors
+    /// When it has exited or may not be read.
+    pub fn arguments(&self) -> Result<Vec<Vec<u8>>, ProcessError> {
+        let mut bytes = self.read("cmdline", "the command line")?;
+        while bytes.last() == Some(&0) {
+            bytes.pop();
+        }
+        if bytes.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(bytes.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect())
+    }
+
+    /// Whether this very process still runs: not exited, not a zombie.
+    pub fn is_running(&self) -> bool {
+        self.stat().is_ok_and(|stat| stat.started == self.started && !matches!(stat.state, b'Z' | b'X'))
+    }
+
+    /// Its mappings, by address.
+    ///
+    /// # Errors
+    /// When it has exited, may not be read, or the kernel's answer is not understood.
+    pub fn maps(&self) -> Result<Vec<Mapping>, ProcessError> {
+        let text = self.read("maps", "the memory map")?;
+        maps::parse(&text).map_err(|error| ProcessError::Other {
+            pid: self.pid,
+            what: "the memory map",
+            error: std::io::Error::new(ErrorKind::InvalidData, error),
+        })
+    }
+
+    /// Its memory. Reads go by pid: after the process has exited ([`Process::is_running`]) they may meet another one.
+    pub fn memory(&self) -> ProcessMemory {
+        ProcessMemory::new(self.pid)
+    }
+
+    /// Its open `/proc/PID` directory.
+    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// Reads one file of `/proc/PID` as a whole.
+    fn read(&self, name: &str, what: &'static str) -> Result<Vec<u8>, ProcessError> {
+        let error = |error: std::io::Error| ProcessError::new(self.pid, what, error);
+        let file =
+            rustix::fs::openat(&self.directory, name, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())
+                .map_err(|errno| error(errno.into()))?;
+        let mut bytes = Vec::new();
+        std::fs::File::from(file).take(MAX_PROC_FILE).read_to_end(&mut bytes).map_err(error)?;
+        Ok(bytes)
+    }
+
+    fn thread_group(&self) -> Result<u32, ProcessError> {
+        let status = self.read("status", "the status")?;
+        let number = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Tgid:\t"));
+        number
+            .and_then(|number| std::str::from_utf8(number).ok()?.parse().ok())
+            .ok_or_else(|| ProcessError::new(self.pid, "the status", Errno::ILSEQ))
+    }
+
+    fn stat(&self) -> Result<Stat, ProcessError> {
+        let text = self.read("stat", "the status")?;
+        Stat::parse(&text).ok_or_else(|| ProcessError::new(self.pid, "the status", Errno::ILSEQ))
+    }
+}
+
+/// What is used of `/proc/PID/stat`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Stat {
+    comm: String,
+    state: u8,
+    /// The pid of the parent.
+    pub(super) parent: u32,
+    started: u64,
+}
+
+impl Stat {
+    /// Reads the text of `/proc/PID/stat`. The command name may hold spaces and parentheses: it ends at the last `)`.
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+        let open = text.iter().position(|byte| *byte == b'(')?;
+        let close = text.iter().rposition(|byte| *byte == b')')?;
+        let comm = String::from_utf8_lossy(text.get(open + 1..close)?).into_owned();
+        let mut fields = std::str::from_utf8(text.get(close + 1..)?).ok()?.split_ascii_whitespace();
+        // proc_pid_stat(5): state is field 3, ppid 4, starttime 22.
+        let state = *fields.next()?.as_bytes().first()?;
+        let parent = fields.next()?.parse().ok()?;
+        let started = fields.nth(17)?.parse().ok()?;
+        Some(Self { comm, state, parent, started })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_process_is_described() {
+        let process = Process::open(std::process::id()).unwrap();
+        assert_eq!(process.exe().unwrap(), std::env::current_exe().unwrap());
+        assert!(process.is_running());
+        assert!(process.started() > 0);
+        let arguments: Vec<Vec<u8>> = std::env::args_os().map(OsString::into_vec).collect();
+        assert_eq!(process.arguments().unwrap(), arguments);
+    }
+
+    #[test]
+    fn an_exited_process_is_not_taken_for_a_running_one() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = Process::open(child.id()).unwrap();
+        assert!(process.is_running());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!process.is_running());
+        assert!(matches!(process.maps(), Err(ProcessError::NotFound { .. })));
+        assert!(matches!(Process::open(child.id()), Err(ProcessError::NotFound { .. })));
+    }
+
+    #[test]
+    fn the_id_of_a_thread_names_its_process() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            tell.send(rustix::thread::gettid().as_raw_nonzero().get() as u32).unwrap();
+            let _ = stopped.recv();
+        });
+        let id = told.recv().unwrap();
+        let error = Process::open(id).unwrap_err().to_string();
+        assert!(error.contains(&format!("use -p {}", std::process::id())), "{error}");
+        drop(stop);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_command_name_may_hold_anything() {
+        let text = b"7 (a) S (b) R 3 1 1 0 -1 0 0 0 0 0 1 2 3 4 20 0 1 0 987 1 2\n";
+        let stat = Stat::parse(text).unwrap();
+        assert_eq!(stat, Stat { comm: "a) S (b".into(), state: b'R', parent: 3, started: 987 });
+        assert_eq!(Stat::parse(b")("), None);
+        assert_eq!(Stat::parse(b"7 (a) R 3"), None);
+        assert_eq!(Stat::parse(b""), None);
+    }
+}

@@ -1,0 +1,329 @@
+//! The processes being recorded: found, followed through forks, execs and exits, and their samples turned into stacks.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use luaflame_ebpf::watch;
+use rustc_hash::FxHashMap;
+
+use crate::luajit::discover::{Discovery, Vm};
+use crate::luajit::frames::activations;
+use crate::luajit::layout::Layout;
+use crate::luajit::trace_map::TraceMap;
+use crate::native::image::Images;
+use crate::probe::Probe;
+use crate::probe::sample::{Record, Sample};
+use crate::profile::{FrameId, Profile};
+use crate::stack::process::View;
+use crate::stack::resolve::{LuaFunctions, Resolver, Symbols};
+use crate::stack::weave::weave;
+use crate::target::children::{children, is_nginx_master};
+
+/// A process that had no LuaJIT is searched again after this time, then after twice the time, and so on.
+const SEARCH_AGAIN: Duration = Duration::from_millis(100);
+/// How often to look whether processes still run.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the mappings of a process are read again: a library may take the place of another one.
+const REFRESH_EVERY: Duration = Duration::from_secs(1);
+/// VMs of one process that are remembered.
+const MOST_VMS: usize = 512;
+
+/// All processes of a recording, and the profile that it makes.
+pub struct Targets {
+    /// What has been recorded.
+    pub profile: Profile,
+    /// The processes that the user named, with their command names, and the workers of those that are nginx masters.
+    pub named: Vec<(u32, String)>,
+    targets: FxHashMap<u32, Target>,
+    lua: bool,
+    layouts: Vec<Arc<Layout>>,
+    images: Arc<Images>,
+    symbols: Symbols,
+    tops: FxHashMap<FrameId, u64>,
+    top: Option<(FrameId, u64)>,
+    buffer: Vec<FrameId>,
+    looked: Instant,
+}
+
+struct Target {
+    view: View,
+    functions: LuaFunctions,
+    flags: u32,
+    /// When to search for a VM next, and how long to wait after that.
+    search: Option<(Instant, Duration)>,
+    /// When the mappings were read last.
+    refreshed: Instant,
+    /// Its first thread has ended.
+    ending: bool,
+}
+
+impl Target {
+    fn new(view: View, flags: u32) -> Target {
+        Target {
+            view,
+            functions: LuaFunctions::default(),
+            flags,
+            search: None,
+            refreshed: Instant::now(),
+            ending: false,
+        }
+    }
+}
+
+impl Targets {
+    /// No processes yet. `lua` says whether to look for LuaJIT in them.
+    pub fn new(lua: bool) -> Targets {
+        Targets {
+            profile: Profile::default(),
+            named: Vec::new(),
+            targets: FxHashMap::default(),
+            lua,
+            layouts: Layout::all().into_iter().map(Arc::new).collect(),
+            images: Arc::default(),
+            symbols: Symbols::default(),
+            tops: FxHashMap::default(),
+            top: None,
+            buffer: Vec::new(),
+            looked: Instant::now(),
+        }
+    }
+
+    /// Adds a process that the user named; for an nginx master, its workers.
+    ///
+    /// # Errors
+    /// When it does not exist, may not be read, or holds no LuaJIT that can be read although one is looked for.
+    pub fn add(&mut self, pid: u32) -> anyhow::Result<()> {
+        if self.targets.contains_key(&pid) {
+            return Ok(());
+        }
+        let view = View::open(pid, &self.images)?;
+        self.named.push((pid, view.process.comm().to_owned()));
+        if !is_nginx_master(&view.process)? {
+            let view = self.search(view)?;
+            self.targets.insert(pid, Target::new(view, watch::FOLLOW));
+            return Ok(());
+        }
+        // The master starts the workers of a reload, with a VM that it has made itself.
+        self.targets.insert(pid, Target::new(view, watch::FOLLOW | watch::QUIET));
+        let mut failed = None;
+        let mut found = false;
+        for worker in children(pid)? {
+            // A worker may exit at any time; helpers of nginx, such as the cache manager, have no VM.
+            let Ok(view) = View::open(worker, &self.images) else { continue };
+            match self.search(view) {
+                Ok(view) => {
+                    found = true;
+                    self.named.push((worker, view.process.comm().to_owned()));
+                    self.targets.insert(worker, Target::new(view, watch::FOLLOW));
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) if !found => {
+                Err(error.context(format!("process {pid} is an nginx master without Lua workers")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Finds the LuaJIT of a process, when one is looked for.
+    fn search(&self, mut view: View) -> anyhow::Result<View> {
+        if !self.lua {
+            return Ok(view);
+        }
+        let pid = view.process.pid();
+        let comm = view.process.comm().to_owned();
+        let discovery = view.discover(&self.layouts)?;
+        if view.lua.is_some() {
+            return Ok(view);
+        }
+        bail!(nothing_found(pid, &comm, &discovery))
+    }
+
+    /// Tells the probe what to watch.
+    ///
+    /// # Errors
+    /// When there are more processes than it can watch.
+    pub fn watch_all(&self, probe: &mut Probe) -> anyhow::Result<()> {
+        for (pid, target) in &self.targets {
+            probe.watch(*pid, target.view.wire(target.flags)).with_context(|| format!("process {pid} is left out"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether any process is left to watch.
+    pub fn any_alive(&self) -> bool {
+        !self.targets.is_empty()
+    }
+
+    /// The Lua function that was on top of most samples.
+    pub fn top(&self) -> Option<&str> {
+        let frame = self.profile.get(self.top?.0);
+        frame.name.as_deref().or(frame.file.as_deref())
+    }
+
+    /// Reads all records that are waiting.
+    pub fn read(&mut self, probe: &mut Probe) {
+        // New VMs that samples have shown, to be told to the probe once the ring buffer is not borrowed.
+        let mut changed = Vec::new();
+        while let Some(bytes) = probe.next_record() {
+            match Record::parse(&bytes) {
+                Ok(Record::Sample(sample)) => {
+                    if self.sample(&sample) {
+                        changed.push(sample.header.tgid);
+                    }
+                }
+                Ok(Record::Fork { parent, child }) => self.forked(parent, child),
+                Ok(Record::Exec { tgid }) => {
+                    if let Some(target) = self.targets.get_mut(&tgid)
+                        && let Ok(view) = View::open(tgid, &self.images)
+                    {
+                        *target = Target::new(view, target.flags & !watch::QUIET);
+                        changed.push(tgid);
+                    }
+                }
+                Ok(Record::Exit { tgid }) => {
+                    if let Some(target) = self.targets.get_mut(&tgid) {
+                        target.ending = true;
+                    }
+                }
+                Err(error) => {
+                    *self.profile.counters.reasons.entry(error.to_string()).or_default() += 1;
+                }
+            }
+        }
+        changed.sort_unstable();
+        changed.dedup();
+        for tgid in changed {
+            if let Some(target) = self.targets.get(&tgid) {
+                // It is watched already, so there is room for it.
+                let _ = probe.watch(tgid, target.view.wire(target.flags));
+            }
+        }
+        self.bury(probe);
+    }
+
+    /// Lets go of processes that have exited. The probe tells when the first thread of one ends, which others may outlive;
+    /// as such a record can be lost, all are looked at from time to time.
+    fn bury(&mut self, probe: &mut Probe) {
+        let all = self.looked.elapsed() >= LOOK_EVERY;
+        if all {
+            self.looked = Instant::now();
+        }
+        self.targets.retain(|tgid, target| {
+            if !(all || target.ending) || target.view.process.is_running() {
+                return true;
+            }
+            probe.forget(*tgid);
+            false
+        });
+    }
+
+    /// A watched process has started another one, with the same memory.
+    fn forked(&mut self, parent: u32, child: u32) {
+        let Ok(mut view) = View::open(child, &self.images) else { return };
+        let Some(parent) = self.targets.get(&parent) else { return };
+        view.forked_from(&parent.view);
+        let flags = parent.flags & !watch::QUIET;
+        self.targets.insert(child, Target::new(view, flags));
+    }
+
+    /// Turns a sample into a stack of the profile. Whether the probe should be told something new about the process.
+    fn sample(&mut self, sample: &Sample<'_>) -> bool {
+        let Some(target) = self.targets.get_mut(&sample.header.tgid) else {
+            *self.profile.counters.reasons.entry(UNREADABLE.to_owned()).or_default() += 1;
+            self.profile.counters.lost += 1;
+            return false;
+        };
+        let mut changed = false;
+        if self.lua && target.view.lua.is_none() {
+            changed |= target.search_again(&self.layouts);
+        }
+        if target.refreshed.elapsed() >= REFRESH_EVERY {
+            target.refreshed = Instant::now();
+            // A process that has exited has no mappings any more; what is known of it stays.
+            let _ = target.view.unwinder.refresh();
+        }
+        if sample.header.vmstate >= 0 && sample.header.g != 0 {
+            target.view.settle(&self.layouts);
+        }
+        let activations = activations(&sample.entries, sample.cut.map(|cut| cut.before), sample.header.registers.bx);
+        for activation in &activations {
+            changed |= target.meet(activation.global);
+        }
+        let pieces = weave(sample, &activations, &mut target.view);
+        let mut resolver = Resolver {
+            view: &mut target.view,
+            functions: &mut target.functions,
+            symbols: &mut self.symbols,
+            profile: &mut self.profile,
+        };
+        let outcome = resolver.add(sample, &activations, &pieces, &mut self.buffer);
+        if let Some(top) = outcome.top_lua {
+            let count = self.tops.entry(top).or_default();
+            *count += 1;
+            if self.top.is_none_or(|(_, most)| *count > most) {
+                self.top = Some((top, *count));
+            }
+        }
+        changed
+    }
+}
+
+const UNREADABLE: &str = "samples of processes that had exited before they could be read";
+
+impl Target {
+    /// Takes note of a VM that a sample shows. Whether it is new.
+    fn meet(&mut self, global: u64) -> bool {
+        let Some(lua) = &mut self.view.lua else { return false };
+        if global == 0 || lua.traces.contains_key(&global) {
+            return false;
+        }
+        if Vm::validate(&self.view.memory, global, &lua.layout).is_err() {
+            return false;
+        }
+        if lua.traces.len() >= MOST_VMS {
+            lua.traces.clear();
+        }
+        lua.traces.insert(global, TraceMap::new(&lua.layout, global));
+        true
+    }
+
+    /// Searches for a VM that a program may have made since the last time. Whether there is one now.
+    fn search_again(&mut self, layouts: &[Arc<Layout>]) -> bool {
+        let now = Instant::now();
+        let (when, wait) = *self.search.get_or_insert((now + SEARCH_AGAIN, SEARCH_AGAIN));
+        if now < when {
+            return false;
+        }
+        self.search = Some((now + wait * 2, wait * 2));
+        self.view.discover(layouts).is_ok() && self.view.lua.is_some()
+    }
+}
+
+/// What to say when no VM can be read in a process.
+fn nothing_found(pid: u32, comm: &str, discovery: &Discovery) -> String {
+    let searched = &discovery.searched;
+    let mut said = String::new();
+    for unknown in &discovery.unknown {
+        said += &format!("\n{unknown}");
+    }
+    if !said.is_empty() {
+        return format!(
+            "The LuaJIT in process {pid} ({comm}) cannot be read.{said}\n--no-lua draws its native stacks."
+        );
+    }
+    let mut text = format!(
+        "No LuaJIT was found in process {pid} ({comm}): none of its {} private writable mappings ({:.1} MiB) holds a \
+         GC64 LuaJIT 2.1 VM.",
+        searched.regions,
+        searched.bytes as f64 / f64::from(1 << 20),
+    );
+    if searched.unreadable > 0 {
+        text += &format!(" {} KiB of them could not be read.", searched.unreadable >> 10);
+    }
+    text + " Check that this is the process that runs Lua (a worker, not its supervisor); --no-lua draws native stacks of \
+            any process."
+}

@@ -1,0 +1,85 @@
+//! The command as a user meets it, up to where sampling would begin.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn luaflame(directory: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_luaflame")).args(arguments).current_dir(directory).output().unwrap()
+}
+
+/// What a run that must fail with `code` says; it must leave the directory as it was.
+fn refusal(code: i32, arguments: &[&str]) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("kept.svg"), "kept").unwrap();
+    let output = luaflame(directory.path(), arguments);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+    assert!(output.stdout.is_empty(), "errors are on standard error");
+    let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["kept.svg"], "{arguments:?} left something behind");
+    assert_eq!(fs::read_to_string(directory.path().join("kept.svg")).unwrap(), "kept");
+    text
+}
+
+#[test]
+fn help_shows_examples_and_exit_codes() {
+    let output = luaflame(Path::new("/"), &["--help"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    for part in ["luaflame -p 1234 -t 10 -o flame.svg", "Exit codes:", "--duration", "-d", "[default: 99]", "cpu-clock"]
+    {
+        assert!(text.contains(part), "{part} is not in: {text}");
+    }
+}
+
+#[test]
+fn usage_errors_exit_with_2() {
+    for arguments in [
+        &[][..],
+        &["-t", "10"],
+        &["-p", "0"],
+        &["-p", "nginx"],
+        &["-p", "7", "-t", "soon"],
+        &["-p", "7", "-F", "0"],
+        &["-p", "7", "-F", "100000"],
+        &["-p", "7", "--lines", "all"],
+        &["-p", "7", "--event", "branches"],
+        &["-p", "7", "--no-lua", "--lua-only"],
+        &["-p", "7", "-o", ""],
+        &["-p", "7", "7"],
+    ] {
+        refusal(2, arguments);
+    }
+}
+
+#[test]
+fn an_unknown_format_names_the_choices() {
+    for name in ["flame.png", "flame", "-", "/dev/null"] {
+        let text = refusal(2, &["-p", "7", "-o", name]);
+        for part in [name, ".svg", ".folded", "-f svg", "-f folded"] {
+            assert!(text.contains(part), "{part} is not in: {text}");
+        }
+    }
+}
+
+#[test]
+fn output_that_cannot_be_written_is_found_first() {
+    let text = refusal(1, &["-p", "7", "-o", "none/flame.svg"]);
+    assert!(text.contains("none/flame.svg cannot be written: there is no directory none"), "{text}");
+    let text = refusal(1, &["-p", "7", "-f", "svg", "-o", "."]);
+    assert!(text.contains("it is a directory"), "{text}");
+    let text = refusal(1, &["-p", "7", "-o", "kept.svg/flame.svg"]);
+    assert!(text.contains("kept.svg/flame.svg cannot be written"), "{text}");
+    let text = refusal(1, &["-p", "7", "-f", "svg", "-o", "/proc/version"]);
+    assert!(text.contains("/proc/version cannot be written"), "{text}");
+}
+
+/// Without privileges the refusal is another one, and the same holds.
+#[test]
+fn a_failed_run_keeps_the_existing_file() {
+    // One above the highest PID of a Linux system, so no process has it.
+    let text = refusal(1, &["-p", "4194304", "-t", "1", "-o", "kept.svg"]);
+    assert!(text.starts_with("luaflame: error: "), "{text}");
+    refusal(1, &["-p", "4194304", "-t", "1"]);
+}

@@ -1,0 +1,48 @@
+-- Functions with known shares of the time: the same loop, run 48, 24, 20 and 8 times in a hundred.
+-- The argument is the number of seconds to run, without one it runs until it is stopped.
+-- Each has a copy of the loop, so that a function's own time is its share.
+
+local function half()
+    local sum = 0
+    for i = 1, 4800 do
+        sum = sum + i % 7
+    end
+    return sum
+end
+
+local function quarter()
+    local sum = 0
+    for i = 1, 2400 do
+        sum = sum + i % 7
+    end
+    return sum
+end
+
+local function fifth()
+    local sum = 0
+    for i = 1, 2000 do
+        sum = sum + i % 7
+    end
+    return sum
+end
+
+local function twelfth()
+    local sum = 0
+    for i = 1, 800 do
+        sum = sum + i % 7
+    end
+    return sum
+end
+
+local seconds = tonumber((...)) or math.huge
+io.write("ready\n")
+io.flush()
+local start = os.clock()
+repeat
+    for i = 1, 100 do
+        half()
+        quarter()
+        fifth()
+        twelfth()
+    end
+until os.clock() - start > seconds

@@ -1,0 +1,4 @@
+-- Holds a VM and does nothing.
+io.write("ready\n")
+io.flush()
+io.read("*l")

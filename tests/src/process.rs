@@ -1,0 +1,113 @@
+//! A child process that does not outlive its owner.
+
+use std::fs;
+use std::io;
+use std::process::{Child, Command, ExitStatus};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a process may take to end after it was asked to.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a condition is looked at that nothing reports.
+const TICK: Duration = Duration::from_millis(10);
+
+/// A child process that is ended, by its id, when this is dropped.
+#[derive(Debug)]
+pub struct Running(Child);
+
+impl Running {
+    /// Starts a program.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(command: &mut Command) -> Result<Running> {
+        let child =
+            command.spawn().with_context(|| format!("{} could not be started", command.get_program().display()))?;
+        Ok(Running(child))
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// The process itself, for its pipes.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.0
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.0.try_wait()
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it has ended and was waited for.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        anyhow::ensure!(self.ended()?.is_none(), "process {} has ended already", self.id());
+        kill_process(Pid::from_child(&self.0), signal)
+            .with_context(|| format!("process {} cannot be signalled", self.id()))
+    }
+
+    /// Asks it to end, makes it when it does not within ten seconds, and waits until it has.
+    pub fn end(&mut self) {
+        if self.signal(Signal::TERM).is_err() {
+            return;
+        }
+        if !wait_until(PATIENCE, || !matches!(self.ended(), Ok(None))) {
+            // Fails when it has ended by itself meanwhile.
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Looks at a condition that nothing reports until it holds, for at most `limit`. Whether it did.
+pub fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(TICK);
+    }
+}
+
+/// Whether a process holds a perf event, and with it takes samples: its own, or one that runs a BPF program.
+pub fn holds_perf_event(pid: u32) -> bool {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    descriptors.into_iter().any(|descriptor| {
+        let link = fs::read_link(descriptor.path()).unwrap_or_default();
+        let number = descriptor.file_name();
+        link.as_os_str() == "anon_inode:[perf_event]"
+            || link.as_os_str() == "anon_inode:bpf_link"
+                && fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", number.display()))
+                    .is_ok_and(|text| text.lines().any(|line| line == "link_type:\tperf"))
+    })
+}
+
+/// The ids of the processes that the main thread of a process has started and that are still there.
+pub fn children(pid: u32) -> Vec<u32> {
+    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
+}

@@ -1,0 +1,51 @@
+//! `cargo xtask ...`: everything that a contributor runs, one file per task.
+
+mod bench;
+mod demo;
+mod ebpf;
+mod setup;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The tasks of a contributor to luaflame")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what the other tasks need and this machine lacks
+    Setup,
+    /// Draw a flame graph of an nginx that runs Lua under load
+    Demo(demo::Arguments),
+    /// Build the probe and put it in its place in the source tree
+    Ebpf(ebpf::Arguments),
+    /// Measure what profiling costs, luaflame and others side by side
+    Bench(bench::Arguments),
+    /// Run every check: format, lints, the probe, unit tests, documentation, tests on real programs
+    Test,
+}
+
+fn main() -> ExitCode {
+    let task = Arguments::parse().task;
+    let done = shell::watch_signals().and_then(|()| match task {
+        Task::Setup => setup::everything(),
+        Task::Demo(arguments) => demo::task(&arguments),
+        Task::Ebpf(arguments) => ebpf::task(&arguments),
+        Task::Bench(arguments) => bench::task(&arguments),
+        Task::Test => test::task(),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if shell::interrupted() { ExitCode::from(130) } else { ExitCode::FAILURE }
+        }
+    }
+}
