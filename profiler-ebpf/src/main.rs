@@ -224,7 +224,7 @@ unsafe fn function_fits(layout: &Layout, value: u64, pc: u64, link: u64) -> bool
 /// matter: in the middle of a call, the link of the new frame may be what an older call left there.
 #[inline(always)]
 unsafe fn frame_fits(layout: &Layout, base: u64, stack: u64, maxstack: u64, pc: u64) -> bool {
-    if base <= stack + 16 || base > maxstack || base & 7 != 0 {
+    if !on_lua_stack(base, stack, maxstack) {
         return false;
     }
     // SAFETY: as above.
@@ -237,7 +237,7 @@ unsafe fn frame_fits(layout: &Layout, base: u64, stack: u64, maxstack: u64, pc: 
 /// Whether the link of the frame at `base` leads to a frame that made the call.
 #[inline(always)]
 unsafe fn link_fits(layout: &Layout, base: u64, stack: u64, maxstack: u64) -> bool {
-    if base <= stack + 16 || base > maxstack || base & 7 != 0 {
+    if !on_lua_stack(base, stack, maxstack) {
         return false;
     }
     // SAFETY: as above.
@@ -249,6 +249,12 @@ unsafe fn link_fits(layout: &Layout, base: u64, stack: u64, maxstack: u64) -> bo
         }
         function_fits(layout, user_word(caller_base(base, link).wrapping_sub(16)), link, 0)
     }
+}
+
+/// Whether `base` can be that of a frame.
+#[inline(always)]
+fn on_lua_stack(base: u64, stack: u64, maxstack: u64) -> bool {
+    base > stack + 16 && base <= maxstack && base & 7 == 0
 }
 
 /// The frame of the caller when the interpreter is between a call or return instruction at `pc - 4` and the frame at `base`.
@@ -377,8 +383,14 @@ unsafe fn locate(walk: &mut Walk, header: &Header) {
             }
         }
         if best == u64::MAX {
+            // While a coroutine returns, `cur_L` is one that has no C frame any more, and the assembly runs in its resumer's.
+            let ip = header.registers.ip;
+            let x = user_word(user_word(sp + 16) + cframe) & !3;
+            if x == sp && ip >= walk.process.asm_start && ip < walk.process.asm_end {
+                best = x;
+            }
             for g in walk.process.hints {
-                if g == 0 {
+                if g == 0 || best == sp {
                     break;
                 }
                 let x = user_word(user_word(g + cur_l) + cframe) & !3;
@@ -556,10 +568,13 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
             let in_asm = r.ip >= walk.process.asm_start && r.ip < walk.process.asm_end;
             let on_stack = header.jit_base > stack && header.jit_base <= maxstack;
             // `lj_vm_exit_interp`: the trace has been left, and `vmstate` does not say so yet.
-            let restored = in_asm && header.vmstate >= 0 && r.sp == walk.x;
+            let own = in_asm && r.sp == walk.x;
+            let restored = own && header.vmstate >= 0;
             if on_stack && header.vmstate >= 0 && !restored {
                 walk.base = header.jit_base;
                 source = base::TRACE;
+            } else if in_asm && r.sp + 8 < walk.x && !on_stack && header.vmstate != VMST_EXIT {
+                // The assembly is called by C code, or on its way back to it: registers are those of C code.
             } else if restored && frame_fits(layout, r.dx, stack, maxstack, r.bx) {
                 walk.base = r.dx;
                 source = base::RESTORED;
@@ -586,14 +601,38 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
                 }
             } else if header.vmstate == VMST_C {
                 // In the assembly's entry and exit, `L->base` is that of the C function that called in. Only while results
-                // are moved down on the way out it is not yet; then the PC register holds it.
-                if in_asm && r.sp == walk.x && link_fits(layout, r.bx, stack, maxstack) {
-                    walk.base = r.bx;
+                // are moved down on the way out it is not yet; then the PC register holds it, for one instruction negated.
+                let below = if (r.bx as i64) < 0 { r.bx.wrapping_neg() } else { r.bx };
+                if own && (below == stack + 16 || link_fits(layout, below, stack, maxstack)) {
+                    walk.base = below;
                     source = base::CALLER;
                 }
-            } else if in_asm {
-                source = base::STALE;
+            } else if own {
+                let cx = r.volatile[1];
+                let delta = r.bx & !7;
+                let called = cx.wrapping_sub(delta);
+                if r.bx & 3 != 0 && (r.dx == called || r.dx == cx) && called >= stack + 16 && cx <= maxstack {
+                    // A call of a metamethod, or from C, is made up: RA is the new base, PC the new link
+                    // (`vm_call_dispatch`).
+                    walk.base = called;
+                } else if on_lua_stack(r.dx, stack, maxstack)
+                    && on_lua_stack(r.bp, stack, maxstack)
+                    && (r.bp - delta == r.dx || r.bp - (user_word(r.bp - 8) & !7) == r.dx)
+                {
+                    // Back from a metamethod or callback, RB is its base (`cont_dispatch`).
+                    walk.base = r.dx;
+                } else if r.dx != stored && on_lua_stack(r.dx, stack, maxstack) {
+                    if frame_fits(layout, r.dx, stack, maxstack, user_word(walk.x + 24)) {
+                        // A builtin uses the PC register for something else, and has saved it in the C frame (SAVE_PC).
+                        walk.base = r.dx;
+                    } else if r.dx - 8 != stored {
+                        source = base::STALE;
+                    }
+                }
             }
+            // What is left is exact in `L->base`: BASE agrees with it (`coroutine.resume` adds a slot), or has not been
+            // loaded from it yet, or the assembly does not run in this C frame but in one that it is about to make or has
+            // just left.
         }
         walk.activations += 1;
         walk.phase = phase::CFRAME;

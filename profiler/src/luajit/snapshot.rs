@@ -212,8 +212,14 @@ impl<M: Memory + ?Sized, S: Fn(u32) -> Option<u64>> Decoder<'_, M, S> {
         if base_slot == BASE && !self.base_function_fits(function) {
             return Err(FramesError::Mismatch { slot: BASE, pc: pc.unwrap_or(0) });
         }
+        // The bytecode that runs tells what the function is, also when its closure has been freed since. Only a builtin
+        // that calls Lua has no bytecode of its own.
         let kind = function.and_then(|address| {
-            self.trace.function(address).or_else(|| Function::read(self.memory, self.layout, address))
+            self.trace
+                .function(address)
+                .or_else(|| pc.and_then(|pc| self.trace.prototype_of(pc)).map(Function::Lua))
+                .or_else(|| Function::read(self.memory, self.layout, address))
+                .filter(|kind| *kind != Function::Builtin || pc.is_none_or(|pc| self.trace.is_builtin_code(pc)))
         });
         let frame = |prototype: Option<PrototypeCode>, pc| TraceFrame {
             base_slot,

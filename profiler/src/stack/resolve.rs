@@ -295,8 +295,18 @@ impl Resolver<'_> {
                 None => self.unknown("[unknown Lua function]", "prototypes on traces that could not be read"),
             };
         }
+        // The probe has seen the function that the trace was entered in, whose closure may have been freed since.
+        if kind == FrameKind::Compiled
+            && let (Some(seen), Some(pc)) = (base.prototype(), frame.pc)
+            && seen.contains(pc)
+        {
+            return match self.function(activation.global, *seen) {
+                Some(function) => frame_of(&function, frame.pc, kind),
+                None => self.unknown("[unknown Lua function]", "prototypes on traces that could not be read"),
+            };
+        }
         match frame.function {
-            Some(function) => {
+            Some(function) if frame.pc.is_none() => {
                 let object = self
                     .view
                     .lua
@@ -305,7 +315,7 @@ impl Resolver<'_> {
                 let name = object.and_then(|object| self.builtin_name(activation.global, &object));
                 self.builtin(name, None)
             }
-            None => self.unknown("[unknown Lua function]", "functions that only a trace's registers hold"),
+            _ => self.unknown("[unknown Lua function]", "functions that only a trace's registers hold"),
         }
     }
 

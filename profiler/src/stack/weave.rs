@@ -158,6 +158,9 @@ impl<N: Native> Weaver<'_, N> {
                 }
                 Code::Native => {
                     self.pieces.push(Piece::Native { address });
+                    if self.pass_landing() {
+                        continue;
+                    }
                     let stack = self.sample.stack;
                     match self.native.step(&mut self.registers, &mut |address| stack.word(address)) {
                         Ok(Step::Caller(_)) => {}
@@ -169,6 +172,7 @@ impl<N: Native> Weaver<'_, N> {
                         }
                     }
                 }
+                Code::Anonymous if self.pass_callback_stub() => {}
                 code @ (Code::Anonymous | Code::None) => {
                     let error = if code == Code::None { StepError::NotCode } else { StepError::AnonymousCode };
                     if !self.skip_to_cframe(error) {
@@ -320,18 +324,85 @@ impl<N: Native> Weaver<'_, N> {
         self.leave(sp, Entered::Assembly)
     }
 
+    /// The C runtime's unwinder has put the VM's registers back to let it catch an error, and is at its jump there:
+    /// `ff e1` (`jmp *%rcx`, `__builtin_eh_return`). Its own frame is gone.
+    fn pass_landing(&mut self) -> bool {
+        let (CodeAddress::Instruction(ip), Some(target)) = (self.registers.code, self.registers.get(Register::Cx))
+        else {
+            return false;
+        };
+        let mut jump = [0; 2];
+        let landing = self.next_cframe() == Some(self.registers.sp())
+            && self.native.instructions(ip, &mut jump) == 2
+            && jump == [0xff, 0xe1]
+            && self.native.code(target) == Code::Assembly;
+        if landing {
+            self.registers.code = CodeAddress::Instruction(target);
+        }
+        landing
+    }
+
+    /// An FFI callback is on its way from C code to the assembly, in the machine code made for it
+    /// (`callback_mcode_init`, `lj_ccallback.c`): `b0 slot` (`mov al`), perhaps a jump `eb`, `55` (`push rbp`),
+    /// `b4 page` (`mov ah`), `48 bd g` (`mov rbp`), `ff 25 offset` (`jmp` to the assembly).
+    fn pass_callback_stub(&mut self) -> bool {
+        const MOST_INSTRUCTIONS: usize = 6;
+        let CodeAddress::Instruction(mut at) = self.registers.code else { return false };
+        let mut pushed = true;
+        for _ in 0..MOST_INSTRUCTIONS {
+            let mut code = [0; 6];
+            if self.native.instructions(at, &mut code) < code.len() {
+                return false;
+            }
+            at = match code {
+                [0xb0 | 0xb4, ..] => at.wrapping_add(2),
+                [0xeb, offset, ..] => at.wrapping_add(2).wrapping_add_signed(i64::from(offset.cast_signed())),
+                [0x55, ..] => {
+                    pushed = false;
+                    at.wrapping_add(1)
+                }
+                [0x48, 0xbd, ..] => at.wrapping_add(10),
+                [0xff, 0x25, a, b, c, d] => {
+                    let offset = i32::from_le_bytes([a, b, c, d]);
+                    let mut target = [0; 8];
+                    let from = at.wrapping_add(6).wrapping_add_signed(offset.into());
+                    return self.native.instructions(from, &mut target) == 8
+                        && self.native.code(u64::from_le_bytes(target)) == Code::Assembly
+                        && self.return_from_stub(pushed);
+                }
+                _ => return false,
+            };
+        }
+        false
+    }
+
+    /// Goes on at the C code that called an FFI callback, whose stub has pushed rbp or not.
+    fn return_from_stub(&mut self, pushed: bool) -> bool {
+        let (sp, stack) = (self.registers.sp(), self.sample.stack);
+        let words = u64::from(pushed);
+        let Some(back) = stack.word(sp + words * 8) else { return false };
+        if pushed && let Some(bp) = stack.word(sp) {
+            self.registers.set(Register::Bp, bp);
+        }
+        self.registers.set(Register::Sp, sp + (words + 1) * 8);
+        self.registers.code = CodeAddress::Return(back);
+        true
+    }
+
     /// How many words the function entry or exit at the leaf has on the stack below its return address, when the leaf is
     /// in one.
     fn pushed_words(&mut self, ip: u64) -> Option<u64> {
-        const ENTRY: &[u8] = &[0x55, 0x53, 0x41, 0x57, 0x41, 0x56, 0x48, 0x83, 0xec, 0x28];
+        const START: &[u8] = &[0x55, 0x53, 0x41, 0x57, 0x41, 0x56, 0x48, 0x83, 0xec, 0x28];
+        // An FFI callback has pushed rbp before it comes to the assembly.
+        const ENTRY: &[u8] = &[0x53, 0x41, 0x57, 0x41, 0x56, 0x48, 0x83, 0xec, 0x28];
         const EXIT: &[u8] = &[0x48, 0x83, 0xc4, 0x28, 0x41, 0x5e, 0x41, 0x5f, 0x5b, 0x5d, 0xc3];
         // Bytes of the pattern before the program counter, and the words pushed there.
         const STATES: [(&[u8], u64, u64); 10] = [
-            (ENTRY, 0, 0),
-            (ENTRY, 1, 1),
-            (ENTRY, 2, 2),
-            (ENTRY, 4, 3),
-            (ENTRY, 6, 4),
+            (START, 0, 0),
+            (ENTRY, 0, 1),
+            (ENTRY, 1, 2),
+            (ENTRY, 3, 3),
+            (ENTRY, 5, 4),
             (EXIT, 4, 4),
             (EXIT, 6, 3),
             (EXIT, 8, 2),
