@@ -621,12 +621,24 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
                 {
                     // Back from a metamethod or callback, RB is its base (`cont_dispatch`).
                     walk.base = r.dx;
-                } else if r.dx != stored && on_lua_stack(r.dx, stack, maxstack) {
-                    if frame_fits(layout, r.dx, stack, maxstack, user_word(walk.x + 24)) {
+                } else {
+                    let save_pc = user_word(walk.x + 24);
+                    let caller = caller_base(stored, save_pc);
+                    if r.dx != stored && frame_fits(layout, r.dx, stack, maxstack, save_pc) {
                         // A builtin uses the PC register for something else, and has saved it in the C frame (SAVE_PC).
                         walk.base = r.dx;
-                    } else if r.dx - 8 != stored {
+                    } else if r.dx != stored && r.dx - 8 != stored && on_lua_stack(r.dx, stack, maxstack) {
                         source = base::STALE;
+                    } else if stored != stack + 16 && !link_fits(layout, stored, stack, maxstack) {
+                        // `coroutine.resume` puts its first result where its link was.
+                        let typed = stored - (save_pc & !7);
+                        if save_pc & 3 != 0 && link_fits(layout, typed, stack, maxstack) {
+                            walk.base = typed;
+                        } else if save_pc & 3 == 0 && frame_fits(layout, caller, stack, maxstack, save_pc) {
+                            walk.base = caller;
+                        } else {
+                            source = base::STALE;
+                        }
                     }
                 }
             }

@@ -5,7 +5,7 @@
 //! 1. `main chunk`, for the code of a whole file or string;
 //! 2. what the source text calls it ([`super::source`]), or else the bytecode that creates it ([`super::definition`]), or
 //!    else the variable through which another function refers to it (its upvalue);
-//! 3. the name of the module and field where the walk found it ([`super::walk`]).
+//! 3. the name of the module and field where the walk found it (`walk.rs`).
 //!
 //! When the walk's name ends like the definition's, the walk's is taken, because it says more: `resty.core.regex.gsub` for
 //! what the source calls `_M.gsub`. The walk sees the VM at one moment; a module that is loaded later has the names of its

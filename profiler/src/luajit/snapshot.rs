@@ -49,7 +49,7 @@ pub struct TraceFrame {
     /// found.
     pub prototype: Option<u64>,
     /// Address of the bytecode instruction: the call in a frame that is calling, and in the leaf the instruction that the
-    /// snapshot was taken at. `None` for builtins and C functions.
+    /// snapshot was taken at; the header of a builtin or C function that the trace leaves for. `None` for other builtins.
     pub pc: Option<u64>,
 }
 
@@ -212,6 +212,10 @@ impl<M: Memory + ?Sized, S: Fn(u32) -> Option<u64>> Decoder<'_, M, S> {
         if base_slot == BASE && !self.base_function_fits(function) {
             return Err(FramesError::Mismatch { slot: BASE, pc: pc.unwrap_or(0) });
         }
+        if pc.is_some_and(|pc| self.trace.is_builtin_code(pc)) {
+            let function = function.filter(|address| self.trace.function(*address) == Some(Function::Builtin));
+            return Ok(TraceFrame { base_slot, function, prototype: None, pc });
+        }
         // The bytecode that runs tells what the function is, also when its closure has been freed since. Only a builtin
         // that calls Lua has no bytecode of its own.
         let kind = function.and_then(|address| {
@@ -219,8 +223,9 @@ impl<M: Memory + ?Sized, S: Fn(u32) -> Option<u64>> Decoder<'_, M, S> {
                 .function(address)
                 .or_else(|| pc.and_then(|pc| self.trace.prototype_of(pc)).map(Function::Lua))
                 .or_else(|| Function::read(self.memory, self.layout, address))
-                .filter(|kind| *kind != Function::Builtin || pc.is_none_or(|pc| self.trace.is_builtin_code(pc)))
+                .filter(|kind| *kind != Function::Builtin || pc.is_none())
         });
+        let function = function.filter(|_| kind.is_some());
         let frame = |prototype: Option<PrototypeCode>, pc| TraceFrame {
             base_slot,
             function,
@@ -233,7 +238,6 @@ impl<M: Memory + ?Sized, S: Fn(u32) -> Option<u64>> Decoder<'_, M, S> {
                 Err(FramesError::Mismatch { slot: base_slot, pc })
             }
             (Some(Function::Lua(code)), pc) => Ok(frame(Some(code), pc)),
-            (None, Some(pc)) if self.trace.is_builtin_code(pc) => Ok(frame(None, None)),
             (None, Some(pc)) => Ok(frame(self.trace.prototype_of(pc), Some(pc))),
             (None, None) => Ok(frame(None, None)),
         }

@@ -226,7 +226,9 @@ impl Resolver<'_> {
         stack: &mut Vec<FrameId>,
     ) {
         let Some(base) = base.filter(|base| is_base(activation, base)) else {
-            self.reason("machine code of traces whose frames are not where the VM says");
+            let frame =
+                self.unknown("[unknown Lua frames]", "machine code of traces whose frames are not where the VM says");
+            self.push(stack, frame);
             return;
         };
         let frames = self.trace_frames(sample, activation, base, address);
@@ -306,7 +308,7 @@ impl Resolver<'_> {
             };
         }
         match frame.function {
-            Some(function) if frame.pc.is_none() => {
+            Some(function) => {
                 let object = self
                     .view
                     .lua
@@ -315,8 +317,20 @@ impl Resolver<'_> {
                 let name = object.and_then(|object| self.builtin_name(activation.global, &object));
                 self.builtin(name, None)
             }
-            _ => self.unknown("[unknown Lua function]", "functions that only a trace's registers hold"),
+            None => match self.unspecialized_builtin(activation.global, frame.pc) {
+                Some(name) => self.builtin(Some(name.into()), None),
+                None => self.unknown("[unknown Lua function]", "functions that only a trace's registers hold"),
+            },
         }
+    }
+
+    /// The name of a builtin on a trace that is made for its kind and not for the very function: there are two kinds
+    /// (`rec_call_specialize`, `lj_record.c`), and of these only one is written in assembly, so that its header is behind
+    /// the dispatch table (`GG_State.bcff`).
+    fn unspecialized_builtin(&self, global: u64, pc: Option<u64>) -> Option<&'static str> {
+        let gg = &self.view.lua.as_ref()?.layout.gg;
+        let dispatch = global + u64::from(gg.dispatch - gg.g);
+        Some(if pc? >= dispatch { "coroutine.wrap_aux" } else { "string.gmatch_aux" })
     }
 
     fn code_of(&self, prototype: u64) -> Option<u64> {
