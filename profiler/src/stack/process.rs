@@ -38,6 +38,8 @@ pub struct Lua {
     pub layout: Arc<Layout>,
     /// The VM's assembly: the interpreter and the builtins in it.
     pub assembly: Range<u64>,
+    /// The bridge to C functions called through FFI, which lies behind the assembly; empty in a build without FFI.
+    pub ffi_call: Range<u64>,
     /// Compiled traces of each VM, by its `global_State`.
     pub traces: FxHashMap<u64, TraceMap>,
     /// A VM by whose traces two layouts can be told apart, once it has some.
@@ -66,6 +68,7 @@ impl View {
         if let Some(vm) = discovery.vms.first() {
             self.lua = self.assembly(vm).map(|assembly| Lua {
                 layout: Arc::clone(&vm.layout),
+                ffi_call: self.unwinder.fde_range(assembly.end).unwrap_or(assembly.end..assembly.end),
                 assembly,
                 traces: discovery.vms.iter().map(|vm| (vm.g, TraceMap::new(&vm.layout, vm.g))).collect(),
                 unsettled: (!vm.settled).then(|| vm.clone()),
@@ -79,6 +82,7 @@ impl View {
         self.lua = parent.lua.as_ref().map(|lua| Lua {
             layout: Arc::clone(&lua.layout),
             assembly: lua.assembly.clone(),
+            ffi_call: lua.ffi_call.clone(),
             traces: lua.traces.keys().map(|g| (*g, TraceMap::new(&lua.layout, *g))).collect(),
             unsettled: lua.unsettled.clone(),
         });
@@ -173,6 +177,9 @@ impl Native for View {
     fn code(&mut self, address: u64) -> Code {
         if self.lua.as_ref().is_some_and(|lua| lua.assembly.contains(&address)) {
             return Code::Assembly;
+        }
+        if self.lua.as_ref().is_some_and(|lua| lua.ffi_call.contains(&address)) {
+            return Code::FfiCall;
         }
         if !self.unwinder.executable(address) {
             return Code::None;

@@ -65,6 +65,8 @@ pub enum Missing {
 pub enum Code {
     /// The VM's assembly: the interpreter and the builtins in it.
     Assembly,
+    /// The VM's bridge to C functions called through FFI (`lj_vm_ffi_call`).
+    FfiCall,
     /// Machine code of a trace, or one of its exit stubs.
     Trace,
     /// Code of a file.
@@ -156,9 +158,9 @@ impl<N: Native> Weaver<'_, N> {
                         return;
                     }
                 }
-                Code::Native => {
+                code @ (Code::Native | Code::FfiCall) => {
                     self.pieces.push(Piece::Native { address });
-                    if self.pass_landing() {
+                    if self.pass_landing() || code == Code::FfiCall && self.pass_edge_of_ffi_call() {
                         continue;
                     }
                     let stack = self.sample.stack;
@@ -293,7 +295,7 @@ impl<N: Native> Weaver<'_, N> {
             && let Some(pushed) = self.pushed_words(ip)
         {
             let Some(back) = self.sample.stack.word(sp + pushed * 8) else { return false };
-            if !matches!(self.native.code(back.wrapping_sub(1)), Code::Native | Code::Assembly) {
+            if !matches!(self.native.code(back.wrapping_sub(1)), Code::Native | Code::FfiCall | Code::Assembly) {
                 return false;
             }
             let mut caller = Registers::new(CodeAddress::Return(back), sp + (pushed + 1) * 8);
@@ -318,7 +320,8 @@ impl<N: Native> Weaver<'_, N> {
             return false;
         }
         let Some(ip) = self.sample.stack.word(sp + CFRAME_SIZE - 8) else { return false };
-        if self.native.code(ip.wrapping_sub(1)) != Code::Native || !self.is_behind_call(ip) {
+        let caller = self.native.code(ip.wrapping_sub(1));
+        if !matches!(caller, Code::Native | Code::FfiCall) || !self.is_behind_call(ip) {
             return false;
         }
         self.leave(sp, Entered::Assembly)
@@ -368,7 +371,7 @@ impl<N: Native> Weaver<'_, N> {
                     let from = at.wrapping_add(6).wrapping_add_signed(offset.into());
                     return self.native.instructions(from, &mut target) == 8
                         && self.native.code(u64::from_le_bytes(target)) == Code::Assembly
-                        && self.return_from_stub(pushed);
+                        && self.return_from(pushed);
                 }
                 _ => return false,
             };
@@ -376,8 +379,23 @@ impl<N: Native> Weaver<'_, N> {
         false
     }
 
-    /// Goes on at the C code that called an FFI callback, whose stub has pushed rbp or not.
-    fn return_from_stub(&mut self, pushed: bool) -> bool {
+    /// `lj_vm_ffi_call` has unwind information for its body only (`emit_asm_debug`, `buildvm_asm.c`). It is not true in
+    /// the first two instructions, `55 48 89 e5` (`push rbp; mov rbp, rsp`), and at the end of `c9 c3` (`leave; ret`).
+    fn pass_edge_of_ffi_call(&mut self) -> bool {
+        let CodeAddress::Instruction(ip) = self.registers.code else { return false };
+        let mut code = [0; 5];
+        if self.native.instructions(ip.wrapping_sub(1), &mut code) < code.len() {
+            return false;
+        }
+        match code {
+            [_, 0x55, 0x48, 0x89, 0xe5] | [0xc9, 0xc3, ..] => self.return_from(false),
+            [0x55, 0x48, 0x89, 0xe5, _] => self.return_from(true),
+            _ => false,
+        }
+    }
+
+    /// Goes on at the caller of code that has pushed rbp, or nothing, below its return address.
+    fn return_from(&mut self, pushed: bool) -> bool {
         let (sp, stack) = (self.registers.sp(), self.sample.stack);
         let words = u64::from(pushed);
         let Some(back) = stack.word(sp + words * 8) else { return false };
