@@ -58,7 +58,7 @@ const TURNS: u32 = 128;
 const FRAMES: u32 = 64;
 const WALKS: u32 = 30;
 /// Native stack words looked at in one turn.
-const SCAN_WORDS: usize = 32;
+const SCAN_WORDS: usize = 128;
 /// Mask that takes the type tag off a GC64 value (47-bit addresses, `LJ_GCVMASK`).
 const POINTER: u64 = (1 << 47) - 1;
 /// `vmstate` in a C function (`~LJ_VMST_C`).
@@ -505,14 +505,14 @@ unsafe fn scan(walk: &mut Walk) {
         walk.phase = phase::DONE;
         return;
     }
-    let (start, end) = (walk.process.asm_start, walk.process.asm_end);
+    let start = walk.process.asm_start;
+    let length = walk.process.asm_end.wrapping_sub(start);
     let words = (bytes >> 3) as usize;
     for index in 0..SCAN_WORDS {
         if index >= words {
             break;
         }
-        let word = walk.words[index];
-        if word >= start && word < end {
+        if walk.words[index].wrapping_sub(start) < length {
             walk.x = walk.scan + index as u64 * 8 + 8;
             walk.scan = walk.x;
             walk.phase = phase::TRY;
