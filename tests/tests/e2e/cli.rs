@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::luaflame::{FREQUENCY, Luaflame, run, stacks};
 use crate::programs::{Runtime, Target, script};
+use crate::truth::{CALLS, SHARES};
 use crate::{Test, test};
 
 /// The tests of this file.
@@ -47,47 +48,20 @@ fn lua_functions(stacks: &[Stack]) -> impl Iterator<Item = &Function> {
     stacks.iter().flat_map(|stack| &stack.frames).filter_map(Frame::lua)
 }
 
-/// That the stacks are those of `calls.lua`, run by LuaJIT's command line.
+/// That the stacks are those of `calls.lua`, run by LuaJIT's command line, perhaps for a short time only.
 fn check_calls(stacks: &[Stack]) -> Result<()> {
-    let edges = &[
-        (MAIN, "fib", ""),
-        ("fib", "fib", ""),
-        (MAIN, "is_even", ""),
-        ("is_even", "is_odd", ""),
-        ("is_odd", "is_even", ""),
-        ("is_even", "spin", ""),
-        (MAIN, "tail", ""),
-        (MAIN, "last", ""),
-        (MAIN, "spin", ""),
-        (MAIN, "varargs", ""),
-        ("varargs", "count", ""),
-        ("count", "spin", ""),
-    ];
-    check(
-        stacks,
-        &Truth {
-            script: script("calls.lua"),
-            root: Runtime::CommandLine.root()?,
-            entry: "...",
-            start: &[MAIN],
-            edges,
-            seen: &[&[MAIN, "spin"]],
-            library: None,
-            cut: None,
-            outside: false,
-            stripped: true,
-        },
-    )
+    check(stacks, &Truth { seen: &[&[MAIN, "spin"]], ..CALLS.truth(Runtime::CommandLine)? })
 }
 
 fn several_processes() -> Result<()> {
     let (a, b) = (calls()?, Target::sample(Runtime::CommandLine, true, "shares.lua", &[])?);
     let second = b.pid().to_string();
     let stacks = stacks(a.pid(), 2, &["--pid", &second])?;
-    for file in ["calls.lua", "shares.lua"] {
-        ensure!(lua_functions(&stacks).any(|function| function.is_in(file)), "nothing was seen of {file}");
-    }
-    Ok(())
+    let of_second =
+        |stack: &Stack| stack.frames.iter().filter_map(Frame::lua).any(|function| function.is_in("shares.lua"));
+    let (b, a): (Vec<Stack>, Vec<Stack>) = stacks.into_iter().partition(of_second);
+    check_calls(&a)?;
+    check(&b, &SHARES.truth(Runtime::CommandLine)?)
 }
 
 fn lua_only() -> Result<()> {

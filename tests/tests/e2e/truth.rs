@@ -11,14 +11,16 @@ use crate::luaflame::{root, stacks};
 use crate::programs::{Runtime, Target, run, script};
 use crate::{Test, test};
 
-struct Program {
+/// A sample program, and what is known of it; the fields are those of [`Truth`].
+pub struct Program {
     sample: &'static str,
     edges: &'static [Edge],
     seen: &'static [&'static [&'static str]],
     cut: Option<&'static str>,
 }
 
-const CALLS: Program = Program {
+/// Calls of every form.
+pub const CALLS: Program = Program {
     sample: "calls.lua",
     edges: &[
         (MAIN, "fib", ""),
@@ -173,7 +175,8 @@ const FFI_CALLBACK: Program = Program {
     cut: None,
 };
 
-const SHARES: Program = Program {
+/// Functions whose shares of the time are known.
+pub const SHARES: Program = Program {
     sample: "shares.lua",
     edges: &[(MAIN, "half", ""), (MAIN, "quarter", ""), (MAIN, "fifth", ""), (MAIN, "twelfth", "")],
     seen: &[&[MAIN, "half"], &[MAIN, "quarter"], &[MAIN, "fifth"], &[MAIN, "twelfth"]],
@@ -225,6 +228,24 @@ const BOUNDARIES: Program = Program {
 const EVERYWHERE: [Program; 9] =
     [CALLS, PROTECTED, METAMETHODS, ITERATORS, BUILTINS, COROUTINES, FFI_CALLBACK, SHARES, DEEP];
 
+impl Program {
+    /// What is known of its stacks when that runtime runs it.
+    pub fn truth(&self, runtime: Runtime) -> Result<Truth<'static>> {
+        Ok(Truth {
+            script: script(self.sample),
+            root: runtime.root()?,
+            entry: if runtime == Runtime::CommandLine { "..." } else { "... &main &run_script &lua_pcall" },
+            start: &[MAIN],
+            edges: self.edges,
+            seen: self.seen,
+            library: None,
+            cut: self.cut,
+            outside: false,
+            stripped: runtime.is_stripped(),
+        })
+    }
+}
+
 /// The tests of this file.
 pub fn tests() -> Vec<(String, Test)> {
     let (luajit2, rolling) = (Runtime::Luajit2 { stripped: true }, Runtime::Rolling { stripped: true });
@@ -262,21 +283,7 @@ pub fn tests() -> Vec<(String, Test)> {
 fn known(runtime: Runtime, jit: bool, program: &Program) -> Result<()> {
     let target = Target::sample(runtime, jit, program.sample, &[])?;
     let stacks = stacks(target.pid(), 2, &[])?;
-    check(
-        &stacks,
-        &Truth {
-            script: script(program.sample),
-            root: runtime.root()?,
-            entry: if runtime == Runtime::CommandLine { "..." } else { "... &main &run_script &lua_pcall" },
-            start: &[MAIN],
-            edges: program.edges,
-            seen: program.seen,
-            library: None,
-            cut: program.cut,
-            outside: false,
-            stripped: runtime.is_stripped(),
-        },
-    )?;
+    check(&stacks, &program.truth(runtime)?)?;
     if let Some(function) = program.cut {
         let cut = stacks.iter().find(|stack| stack.frames.iter().any(|frame| matches!(frame, Frame::Marker(_))));
         let cut = cut.with_context(|| format!("the recursion of `{function}` is nowhere marked as cut"))?;
