@@ -71,6 +71,9 @@ pub fn record(options: &Options, stop: &AtomicBool, observe: &mut dyn FnMut(&Pro
     }
     let mut probe = Probe::load(options.kernel)?;
     targets.watch_all(&mut probe)?;
+    if options.kernel {
+        targets.symbols.prepare();
+    }
     probe.start(options.event, options.frequency)?;
     targets.profile.meta = Meta {
         processes: targets.named.clone(),

@@ -39,7 +39,8 @@ pub struct Targets {
     lua: bool,
     layouts: Vec<Arc<Layout>>,
     images: Arc<Images>,
-    symbols: Symbols,
+    /// Symbols of the kernel and of images.
+    pub symbols: Symbols,
     tops: FxHashMap<FrameId, u64>,
     top: Option<(FrameId, u64)>,
     buffer: Vec<FrameId>,

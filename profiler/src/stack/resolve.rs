@@ -33,6 +33,13 @@ pub struct Symbols {
     native: Symbolizer,
 }
 
+impl Symbols {
+    /// Reads the kernel's symbols, which takes longest, before sampling begins.
+    pub fn prepare(&mut self) {
+        self.kernel.prepare();
+    }
+}
+
 /// What is remembered of a process's Lua functions.
 #[derive(Default)]
 pub struct LuaFunctions {
