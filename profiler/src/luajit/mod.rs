@@ -8,6 +8,7 @@ pub mod definition;
 pub mod discover;
 pub mod exit_stub;
 pub mod frames;
+pub mod handlers;
 #[cfg(test)]
 pub(crate) mod image;
 pub mod layout;

@@ -8,7 +8,8 @@
 //! 3. the name of the module and field where the walk found it (`walk.rs`).
 //!
 //! When the walk's name ends like the definition's, the walk's is taken, because it says more: `resty.core.regex.gsub` for
-//! what the source calls `_M.gsub`. The walk sees the VM at one moment; a module that is loaded later has the names of its
+//! what the source calls `_M.gsub`. Closures of one prototype that are stored under different names have no name of the third
+//! kind: one function would bear the name of another. The walk sees the VM at one moment; a module that is loaded later has the names of its
 //! definitions.
 //!
 //! For builtins and C functions, the name that the walk found: for the very object, for the number of a fast function, for
@@ -76,12 +77,12 @@ pub struct Names {
     code: HashMap<u64, Arc<str>>,
     /// By address of a C function's object, with its code: closures that share their code.
     objects: HashMap<u64, (u64, Arc<str>)>,
-    /// By address of a prototype.
-    modules: HashMap<u64, (Fingerprint, Arc<str>)>,
+    /// By address of a prototype. None for closures of one prototype that are stored under different names.
+    modules: HashMap<u64, (Fingerprint, Option<Arc<str>>)>,
     /// Lua functions whose prototypes may define others.
     closures: Vec<Function>,
     /// By address of a prototype: names by definition, once they were needed.
-    defined: Option<HashMap<u64, (Fingerprint, Arc<str>)>>,
+    defined: Option<HashMap<u64, (Fingerprint, Option<Arc<str>>)>>,
     /// The walk saw everything in reach.
     pub complete: bool,
 }
@@ -106,7 +107,11 @@ impl Names {
                         && header[super::arch::GCT as usize] == Tag::Proto.gct()
                     {
                         let fingerprint = Proto::fingerprint_of(&vm.layout, &header);
-                        names.modules.entry(proto).or_insert_with(|| (fingerprint, name.clone()));
+                        let (_, known) =
+                            names.modules.entry(proto).or_insert_with(|| (fingerprint, Some(name.clone())));
+                        if known.as_ref().is_some_and(|known| last_part(known) != last_part(name)) {
+                            *known = None;
+                        }
                     }
                 }
                 FunctionKind::C { code: address } => {
@@ -160,9 +165,9 @@ impl Names {
         if proto.is_main_chunk() {
             return Some(MAIN_CHUNK.into());
         }
-        let known = |names: &HashMap<u64, (Fingerprint, Arc<str>)>| {
+        let known = |names: &HashMap<u64, (Fingerprint, Option<Arc<str>>)>| {
             let (fingerprint, name) = names.get(&proto.address)?;
-            (*fingerprint == proto.fingerprint()).then(|| name.clone())
+            name.clone().filter(|_| *fingerprint == proto.fingerprint())
         };
         let module = known(&self.modules);
         if proto.is_builtin() {
@@ -294,7 +299,7 @@ fn last_part(name: &str) -> &str {
 
 /// Names by definition of all prototypes that can be found from the given functions: those that they define, those of the
 /// functions in their upvalues, and so on.
-fn defined(memory: &dyn Memory, vm: &Vm, closures: &[Function]) -> HashMap<u64, (Fingerprint, Arc<str>)> {
+fn defined(memory: &dyn Memory, vm: &Vm, closures: &[Function]) -> HashMap<u64, (Fingerprint, Option<Arc<str>>)> {
     let layout = &vm.layout;
     let mut created: HashMap<u64, Option<String>> = HashMap::new();
     let mut captured: HashMap<u64, Option<String>> = HashMap::new();
@@ -337,7 +342,7 @@ fn defined(memory: &dyn Memory, vm: &Vm, closures: &[Function]) -> HashMap<u64, 
     };
     fingerprints
         .into_iter()
-        .filter_map(|(address, fingerprint)| Some((address, (fingerprint, name(address)?.into()))))
+        .map(|(address, fingerprint)| (address, (fingerprint, name(address).map(Into::into))))
         .collect()
 }
 
@@ -430,6 +435,43 @@ mod tests {
         assert_eq!(names.function(&stranger), None, "its code has two names");
         assert_eq!(names.fast_function(6).as_deref(), Some("ipairs_aux"), "between pairs and ipairs");
         assert_eq!(names.fast_function(8), None);
+    }
+
+    #[test]
+    fn closures_of_one_prototype_do_not_bear_each_others_names() {
+        let layout = Arc::new(Layout::all().remove(13));
+        let mut image = Image::default();
+        let chunkname = image.string(&layout, b"@/x.lua");
+        let fields = &layout.proto;
+        let mut proto = || {
+            let proto = image.allocate(512);
+            image.write(proto + u64::from(fields.gct), &[Tag::Proto.gct()]);
+            image.put_u32(proto + u64::from(fields.sizebc), 8);
+            image.put_u32(proto + u64::from(fields.sizept), 512);
+            image.put_u32(proto + u64::from(fields.firstline), 3);
+            image.put_u32(proto + u64::from(fields.numline), 2);
+            image.put_u64(proto + u64::from(fields.chunkname), chunkname);
+            image.put_u64(proto + u64::from(fields.k), proto + 256);
+            proto
+        };
+        let (shared, copied) = (proto(), proto());
+        let mut closure = |proto: u64| image.function(&layout, 0, proto + u64::from(layout.proto.size), 0);
+        let (resume, yielded) = (closure(shared), closure(shared));
+        let (get, other_get) = (closure(copied), closure(copied));
+        let wrapped = table(&mut image, &layout, &functions(&[("resume", resume), ("yield", yielded), ("get", get)]));
+        let other = table(&mut image, &layout, &functions(&[("get", other_get)]));
+        let globals = image.table(&layout, &[]);
+        let loaded = image.table(&layout, &[("coroutine", wrapped), ("other", other)]);
+        let registry = image.table(&layout, &[("_LOADED", reference(Tag::Table, loaded))]);
+        let vm = image.vm(&layout, registry, globals);
+
+        let mut names = Names::read(&image, &vm);
+        let mut name = |proto: u64| {
+            let proto = Proto::read(&image, &layout, proto).expect("a prototype");
+            names.lua(&image, &vm, &proto, &mut Sources::default(), &mut |_| None).map(|name| name.to_string())
+        };
+        assert_eq!(name(shared), None, "`coroutine.resume` is not `coroutine.yield`");
+        assert_eq!(name(copied).as_deref(), Some("other.get"), "copies of one function");
     }
 
     #[test]

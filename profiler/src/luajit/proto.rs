@@ -195,6 +195,14 @@ impl Proto {
         self.firstline.checked_add(delta)
     }
 
+    /// An instruction of this opcode, if all of them are in one line.
+    pub fn only(&self, opcode: u8) -> Option<u32> {
+        let of = |index: &u32| self.instruction(*index).is_some_and(|instruction| instruction.op() == opcode);
+        let mut all = (1..self.sizebc).filter(of);
+        let first = all.next()?;
+        all.all(|index| self.line(index) == self.line(first)).then_some(first)
+    }
+
     /// The last line of the definition.
     pub fn last_line(&self) -> Option<u32> {
         self.firstline.checked_add(self.numline)

@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 
 use super::weave::{Code, Native};
 use crate::luajit::discover::{Discovery, Vm, discover};
+use crate::luajit::handlers::Handlers;
 use crate::luajit::layout::Layout;
 use crate::luajit::trace::Trace;
 use crate::luajit::trace_map::TraceMap;
@@ -40,6 +41,8 @@ pub struct Lua {
     pub assembly: Range<u64>,
     /// The bridge to C functions called through FFI, which lies behind the assembly; empty in a build without FFI.
     pub ffi_call: Range<u64>,
+    /// Where the assembly runs which instruction.
+    pub handlers: Handlers,
     /// Compiled traces of each VM, by its `global_State`.
     pub traces: FxHashMap<u64, TraceMap>,
     /// A VM by whose traces two layouts can be told apart, once it has some.
@@ -70,6 +73,7 @@ impl View {
                 layout: Arc::clone(&vm.layout),
                 ffi_call: self.unwinder.fde_range(assembly.end).unwrap_or(assembly.end..assembly.end),
                 assembly,
+                handlers: Handlers::read(&self.memory, vm).unwrap_or_default(),
                 traces: discovery.vms.iter().map(|vm| (vm.g, TraceMap::new(&vm.layout, vm.g))).collect(),
                 unsettled: (!vm.settled).then(|| vm.clone()),
             });
@@ -83,6 +87,7 @@ impl View {
             layout: Arc::clone(&lua.layout),
             assembly: lua.assembly.clone(),
             ffi_call: lua.ffi_call.clone(),
+            handlers: lua.handlers.clone(),
             traces: lua.traces.keys().map(|g| (*g, TraceMap::new(&lua.layout, *g))).collect(),
             unsettled: lua.unsettled.clone(),
         });

@@ -11,6 +11,7 @@ use super::process::{Lua, View};
 use super::weave::{Missing, Piece};
 use crate::luajit::discover::Vm;
 use crate::luajit::frames::{Activation, Kind, LuaFrame, Prototype};
+use crate::luajit::handlers::Leaving;
 use crate::luajit::memory::Memory;
 use crate::luajit::names::{Names, Sources};
 use crate::luajit::object::{Function, FunctionKind};
@@ -145,7 +146,7 @@ impl Resolver<'_> {
                     }
                     for (number, frame) in lua.iter().enumerate() {
                         let code = if number == 0 { native_below } else { None };
-                        self.lua(activation, frame, code, stack);
+                        self.lua(sample, activation, frame, code, stack);
                     }
                     native_below = None;
                 }
@@ -347,10 +348,22 @@ impl Resolver<'_> {
 
     /// Pushes a Lua frame of the interpreter's stack. `code` is the native code above it on the stack: where its frames
     /// begin in `stack`, and its address.
-    fn lua(&mut self, activation: &Activation, frame: &LuaFrame, code: Option<(usize, u64)>, stack: &mut Vec<FrameId>) {
+    fn lua(
+        &mut self,
+        sample: &Sample<'_>,
+        activation: &Activation,
+        frame: &LuaFrame,
+        code: Option<(usize, u64)>,
+        stack: &mut Vec<FrameId>,
+    ) {
         match frame.kind {
-            Kind::Lua(_) => {
-                let frame = self.lua_frame(activation, frame, frame.pc, FrameKind::Interpreted);
+            Kind::Lua(prototype) => {
+                let pc = if frame.leaving {
+                    self.leaving_pc(sample, activation.global, &prototype).or(frame.pc)
+                } else {
+                    frame.pc
+                };
+                let frame = self.lua_frame(activation, frame, pc, FrameKind::Interpreted);
                 self.push(stack, frame);
             }
             Kind::C { pointer } | Kind::Fast { pointer, .. } => {
@@ -374,6 +387,18 @@ impl Resolver<'_> {
             Kind::Unknown => {
                 let frame = self.unknown("[unknown Lua function]", "function objects that could not be read");
                 self.push(stack, frame);
+            }
+        }
+    }
+
+    /// Where a function is that the interpreter is leaving: past the return instruction, if its opcode decides the line,
+    /// or at the entry of a function that is being tail-called.
+    fn leaving_pc(&mut self, sample: &Sample<'_>, global: u64, seen: &Prototype) -> Option<u64> {
+        match self.view.lua.as_ref()?.handlers.leaving(sample.header.registers.ip)? {
+            Leaving::TailCall => Some(seen.code),
+            Leaving::Return(opcode) => {
+                let index = self.function(global, *seen)?.proto.as_ref()?.only(opcode)?;
+                Some(seen.code + u64::from(index) * 4 + 4)
             }
         }
     }
