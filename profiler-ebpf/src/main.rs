@@ -65,6 +65,8 @@ const POINTER: u64 = (1 << 47) - 1;
 const VMST_C: i32 = -2;
 /// `vmstate` while a trace is being left (`~LJ_VMST_EXIT`).
 const VMST_EXIT: i32 = -4;
+/// Type of the link of a vararg function's pseudo frame (`FRAME_VARG`).
+const FRAME_VARG: u64 = 3;
 /// `LJ_TFUNC` as the upper 17 bits of a GC64 value.
 const FUNCTION_TAG: u64 = 0x1fff7;
 
@@ -611,7 +613,14 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
                 let cx = r.volatile[1];
                 let delta = r.bx & !7;
                 let called = cx.wrapping_sub(delta);
-                if r.bx & 3 != 0 && (r.dx == called || r.dx == cx) && called >= stack + 16 && cx <= maxstack {
+                if r.bx & 7 == FRAME_VARG
+                    && on_lua_stack(r.dx, stack, maxstack)
+                    && user_word(r.dx + delta - 8) == r.bx
+                {
+                    // A vararg function returns: BASE has been moved down to the frame that its pseudo frame was made from.
+                    walk.base = r.dx;
+                    source = base::REGISTER;
+                } else if r.bx & 3 != 0 && (r.dx == called || r.dx == cx) && called >= stack + 16 && cx <= maxstack {
                     // A call of a metamethod, or from C, is made up: RA is the new base, PC the new link
                     // (`vm_call_dispatch`).
                     walk.base = called;

@@ -67,10 +67,10 @@ pub mod op {
     pub const TSETS: u8 = 61;
     pub const CALLM: u8 = 65;
     pub const CALL: u8 = 66;
-    pub const CALLMT: u8 = 67;
-    pub const CALLT: u8 = 68;
+    pub const ITERC: u8 = 69;
     pub const ISNEXT: u8 = 72;
     pub const RETM: u8 = 73;
+    pub const RET: u8 = 74;
     pub const RET1: u8 = 76;
     pub const FORI: u8 = 77;
 }

@@ -80,9 +80,9 @@ pub struct LuaFrame {
     pub cframe: Option<usize>,
     /// C code called it: it is the outermost frame that runs in its C frame.
     pub from_c: bool,
-    /// The PC register is where its caller goes on: its last instruction is running, or it is being tail-called. Which of
-    /// them, and which instruction, the interpreter's code address tells ([`super::handlers`]).
-    pub leaving: bool,
+    /// The PC register is where its caller goes on: the function is being called or is returning. Which of them, and by which
+    /// instruction, the interpreter's code address tells ([`super::handlers`]).
+    pub edge: bool,
     /// The PC that a link into it claims is not in its bytecode: this is not the frame that the link belongs to.
     pub torn: bool,
 }
@@ -285,10 +285,11 @@ fn called_from_c(entry: &Entry) -> bool {
     }
 }
 
-/// Whether `pc` is where the caller of a frame goes on; the type of the link may have been taken off.
+/// Whether `pc` is where the caller of a frame goes on; the type of the link may have been taken off. For a vararg function
+/// that returns, it is the link of its pseudo frame for some instructions.
 fn returns_to(entry: &Entry, pc: u64) -> bool {
     let link = entry.words[0];
-    pc == link || link & 3 != 0 && pc & !7 == link & !7
+    pc == link || LinkType::of(pc) == LinkType::Vararg || link & 3 != 0 && pc & !7 == link & !7
 }
 
 /// Turns the raw frames of an activation into frames.
@@ -327,14 +328,14 @@ fn finish(activation: Option<&mut Activation>, raw: &mut Vec<Raw>, register: u64
         } else {
             let kind = kind(&entry);
             let mut torn = false;
-            let leaving = matches!((&kind, known), (Kind::Lua(_), Known::Register(pc)) if returns_to(&entry, pc));
+            let edge = matches!((&kind, known), (Kind::Lua(_), Known::Register(pc)) if returns_to(&entry, pc));
             let pc = match (&kind, known) {
                 (Kind::Lua(prototype), Known::Exact(pc) | Known::Continuation(pc)) => {
                     torn = !prototype.contains(pc);
                     Some(pc).filter(|_| !torn)
                 }
                 (Kind::Lua(prototype), Known::Register(pc)) if prototype.contains(pc) => Some(pc),
-                (Kind::Lua(prototype), Known::SavePc | Known::Register(_)) if !leaving => {
+                (Kind::Lua(prototype), Known::SavePc | Known::Register(_)) if !edge => {
                     activation.cframes.get(place).map(|c| c.pc).filter(|pc| prototype.contains(*pc))
                 }
                 // Only Lua functions are called with a return PC into bytecode.
@@ -351,7 +352,7 @@ fn finish(activation: Option<&mut Activation>, raw: &mut Vec<Raw>, register: u64
                 pc,
                 cframe: (place < activation.cframes.len()).then_some(place),
                 from_c,
-                leaving,
+                edge,
                 torn,
             });
         }

@@ -1,8 +1,8 @@
 //! Which bytecode instruction the interpreter runs, from where it is in the VM's assembly.
 //!
 //! The code of the instructions ("handlers") lies in the order of their opcodes (`build_backend`, `vm_x64.dasc`). This is
-//! needed where the PC register does not say: an instruction that leaves a function loads the PC of the caller before it is
-//! done.
+//! needed at the edges of a function, where the PC register is the caller's: a call has made the new frame before it loads the
+//! new function's PC, and a return loads the caller's PC before it is done.
 
 use super::bytecode::op;
 use super::discover::Vm;
@@ -11,10 +11,10 @@ use super::memory::{Memory, ReadError};
 /// Function headers (`BC_FUNCF` to `BC_FUNCCW`), which have no static dispatch.
 const HEADERS: u32 = 8;
 
-/// The handlers of tail calls and returns, and of the instructions between them.
+/// The handlers of calls and returns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Handlers {
-    /// Their first addresses, from `CALLMT` to the one behind `RET1`.
+    /// Their first addresses, from `CALLM` to the one behind `RET1`.
     starts: Vec<u64>,
 }
 
@@ -28,28 +28,28 @@ impl Handlers {
         let static_dispatch = u64::from(vm.layout.opcodes.saturating_sub(HEADERS)) * 8;
         let end = vm.main_thread.wrapping_add(u64::from(vm.layout.gg.bcff));
         let entry = |opcode: u8| end.wrapping_sub(static_dispatch).wrapping_add(u64::from(opcode) * 8);
-        let starts = (op::CALLMT..=op::RET1 + 1).map(|opcode| memory.u64(entry(opcode))).collect::<Result<_, _>>()?;
+        let starts = (op::CALLM..=op::RET1 + 1).map(|opcode| memory.u64(entry(opcode))).collect::<Result<_, _>>()?;
         Ok(Handlers { starts })
     }
 
-    /// The opcode whose handler an address is in, when it is one that leaves its function.
-    pub fn leaving(&self, address: u64) -> Option<Leaving> {
+    /// What the handler that an address is in does at the edge of a function; `None` outside of handlers that call or return.
+    pub fn edge(&self, address: u64) -> Option<Edge> {
         let within = |pair: &[u64]| (pair[0]..pair[1]).contains(&address);
-        let opcode = op::CALLMT + self.starts.windows(2).position(within)? as u8;
+        let opcode = op::CALLM + self.starts.windows(2).position(within)? as u8;
         match opcode {
-            op::CALLMT | op::CALLT => Some(Leaving::TailCall),
-            op::RETM..=op::RET1 => Some(Leaving::Return(opcode)),
+            op::CALLM..=op::ITERC => Some(Edge::Call),
+            op::RETM..=op::RET1 => Some(Edge::Return(opcode)),
             _ => None,
         }
     }
 }
 
-/// How the interpreter leaves a function.
+/// An edge of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leaving {
-    /// By a tail call. The frame is that of the function called already.
-    TailCall,
-    /// By a return instruction of this opcode.
+pub enum Edge {
+    /// It is being called, perhaps by a tail call: the frame is that of the function called already.
+    Call,
+    /// It returns by an instruction of this opcode; `RETM` goes on in the handler of `RET`.
     Return(u8),
 }
 
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn handlers_that_leave_a_function_are_told_by_their_address() {
+    fn calls_and_returns_are_told_by_their_address() {
         for layout in Layout::all().into_iter().map(Arc::new) {
             let mut image = Image::default();
             let vm = plain_vm(&mut image, &layout);
@@ -70,11 +70,11 @@ mod tests {
             let end = vm.main_thread + u64::from(layout.gg.bcff);
             let start =
                 |opcode: u32| Memory::u64(&image, end - u64::from(layout.opcodes - 8 - opcode) * 8).expect("readable");
-            assert_eq!(handlers.leaving(start(68)), Some(Leaving::TailCall), "CALLT");
-            assert_eq!(handlers.leaving(start(69)), None, "ITERC");
-            assert_eq!(handlers.leaving(start(75)), Some(Leaving::Return(75)), "RET0");
-            assert_eq!(handlers.leaving(start(77) - 1), Some(Leaving::Return(76)), "the end of RET1");
-            assert_eq!(handlers.leaving(start(77)), None, "FORI");
+            assert_eq!(handlers.edge(start(68)), Some(Edge::Call), "CALLT");
+            assert_eq!(handlers.edge(start(70)), None, "ITERN");
+            assert_eq!(handlers.edge(start(75)), Some(Edge::Return(75)), "RET0");
+            assert_eq!(handlers.edge(start(77) - 1), Some(Edge::Return(76)), "the end of RET1");
+            assert_eq!(handlers.edge(start(77)), None, "FORI");
         }
     }
 }

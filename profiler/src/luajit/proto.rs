@@ -195,10 +195,9 @@ impl Proto {
         self.firstline.checked_add(delta)
     }
 
-    /// An instruction of this opcode, if all of them are in one line.
-    pub fn only(&self, opcode: u8) -> Option<u32> {
-        let of = |index: &u32| self.instruction(*index).is_some_and(|instruction| instruction.op() == opcode);
-        let mut all = (1..self.sizebc).filter(of);
+    /// An instruction that `wanted` holds for, if all of these are in one line.
+    pub fn only(&self, wanted: impl Fn(Instruction) -> bool) -> Option<u32> {
+        let mut all = (1..self.sizebc).filter(|index| self.instruction(*index).is_some_and(&wanted));
         let first = all.next()?;
         all.all(|index| self.line(index) == self.line(first)).then_some(first)
     }

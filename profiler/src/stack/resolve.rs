@@ -9,9 +9,11 @@ use rustc_hash::FxHashMap;
 
 use super::process::{Lua, View};
 use super::weave::{Missing, Piece};
+use crate::luajit::arch::SLOT_SIZE;
+use crate::luajit::bytecode::{Instruction, op};
 use crate::luajit::discover::Vm;
 use crate::luajit::frames::{Activation, Kind, LuaFrame, Prototype};
-use crate::luajit::handlers::Leaving;
+use crate::luajit::handlers::Edge;
 use crate::luajit::memory::Memory;
 use crate::luajit::names::{Names, Sources};
 use crate::luajit::object::{Function, FunctionKind};
@@ -358,8 +360,8 @@ impl Resolver<'_> {
     ) {
         match frame.kind {
             Kind::Lua(prototype) => {
-                let pc = if frame.leaving {
-                    self.leaving_pc(sample, activation.global, &prototype).or(frame.pc)
+                let pc = if frame.edge {
+                    self.edge_pc(sample, activation.global, &prototype).or(frame.pc)
                 } else {
                     frame.pc
                 };
@@ -391,13 +393,21 @@ impl Resolver<'_> {
         }
     }
 
-    /// Where a function is that the interpreter is leaving: past the return instruction, if its opcode decides the line,
-    /// or at the entry of a function that is being tail-called.
-    fn leaving_pc(&mut self, sample: &Sample<'_>, global: u64, seen: &Prototype) -> Option<u64> {
-        match self.view.lua.as_ref()?.handlers.leaving(sample.header.registers.ip)? {
-            Leaving::TailCall => Some(seen.code),
-            Leaving::Return(opcode) => {
-                let index = self.function(global, *seen)?.proto.as_ref()?.only(opcode)?;
+    /// Where a function is that is being called, which is at its entry, or that is returning: past the return instruction,
+    /// if its opcode decides the line, or else its opcode and the register RA, the offset of the first result.
+    fn edge_pc(&mut self, sample: &Sample<'_>, global: u64, seen: &Prototype) -> Option<u64> {
+        let registers = &sample.header.registers;
+        match self.view.lua.as_ref()?.handlers.edge(registers.ip)? {
+            Edge::Call => Some(seen.code),
+            Edge::Return(opcode) => {
+                let function = self.function(global, *seen)?;
+                let proto = function.proto.as_ref()?;
+                let [_, ra, ..] = registers.volatile;
+                let same =
+                    |return_: Instruction| return_.op() == opcode || opcode == op::RET && return_.op() == op::RETM;
+                let index = proto
+                    .only(same)
+                    .or_else(|| proto.only(|return_| same(return_) && u64::from(return_.a()) * SLOT_SIZE == ra))?;
                 Some(seen.code + u64::from(index) * 4 + 4)
             }
         }

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use crate::luajit::arch::CFRAME_SIZE;
-use crate::luajit::frames::Activation;
+use crate::luajit::frames::{Activation, Source};
 use crate::native::registers::{CodeAddress, Register, Registers};
 use crate::native::unwind::{Step, StepError};
 use crate::probe::sample::Sample;
@@ -150,7 +150,7 @@ impl<N: Native> Weaver<'_, N> {
             let address = self.registers.code.lookup();
             match self.native.code(address) {
                 code @ (Code::Assembly | Code::Trace) => {
-                    if code == Code::Assembly && self.pass_unknown_cframe() {
+                    if code == Code::Assembly && (self.pass_helper_of_trace() || self.pass_unknown_cframe()) {
                         continue;
                     }
                     if !self.take_cframe((code == Code::Trace).then_some(address)) {
@@ -280,6 +280,23 @@ impl<N: Native> Weaver<'_, N> {
         if !frames.is_empty() {
             self.pieces.push(Piece::Lua { activation, frames });
         }
+    }
+
+    /// A trace has called a helper in the assembly (`lj_vm_next`, `lj_vm_floor`), which makes no frame: the trace goes on
+    /// where the return address says.
+    fn pass_helper_of_trace(&mut self) -> bool {
+        let CodeAddress::Instruction(_) = self.registers.code else { return false };
+        let sp = self.registers.sp();
+        if self.next != (0, 0) || self.activations.first().is_none_or(|activation| activation.source != Source::Trace) {
+            return false;
+        }
+        let Some(back) = self.sample.stack.word(sp) else { return false };
+        if self.native.code(back.wrapping_sub(1)) != Code::Trace || !self.is_behind_call(back) {
+            return false;
+        }
+        self.registers.code = CodeAddress::Return(back);
+        self.registers.set(Register::Sp, sp + 8);
+        true
     }
 
     /// The assembly enters or leaves a C frame that the VM does not know yet or no longer: it has no Lua frames, and
