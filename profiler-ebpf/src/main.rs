@@ -613,9 +613,7 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
                 let cx = r.volatile[1];
                 let delta = r.bx & !7;
                 let called = cx.wrapping_sub(delta);
-                if r.bx & 7 == FRAME_VARG
-                    && on_lua_stack(r.dx, stack, maxstack)
-                    && user_word(r.dx + delta - 8) == r.bx
+                if r.bx & 7 == FRAME_VARG && on_lua_stack(r.dx, stack, maxstack) && user_word(r.dx + delta - 8) == r.bx
                 {
                     // A vararg function returns: BASE has been moved down to the frame that its pseudo frame was made from.
                     walk.base = r.dx;

@@ -68,6 +68,9 @@ impl Sources {
     }
 }
 
+/// Names by address of a prototype, with the fingerprint of the prototype that was there.
+type OfPrototypes = HashMap<u64, (Fingerprint, Option<Arc<str>>)>;
+
 /// What is known of the names in one VM.
 #[derive(Debug, Default)]
 pub struct Names {
@@ -77,12 +80,12 @@ pub struct Names {
     code: HashMap<u64, Arc<str>>,
     /// By address of a C function's object, with its code: closures that share their code.
     objects: HashMap<u64, (u64, Arc<str>)>,
-    /// By address of a prototype. None for closures of one prototype that are stored under different names.
-    modules: HashMap<u64, (Fingerprint, Option<Arc<str>>)>,
+    /// From the names under which closures are stored. None for those of one prototype under different names.
+    modules: OfPrototypes,
     /// Lua functions whose prototypes may define others.
     closures: Vec<Function>,
-    /// By address of a prototype: names by definition, once they were needed.
-    defined: Option<HashMap<u64, (Fingerprint, Option<Arc<str>>)>>,
+    /// From definitions in the source or the bytecode, once they were needed.
+    defined: Option<OfPrototypes>,
     /// The walk saw everything in reach.
     pub complete: bool,
 }
@@ -299,7 +302,7 @@ fn last_part(name: &str) -> &str {
 
 /// Names by definition of all prototypes that can be found from the given functions: those that they define, those of the
 /// functions in their upvalues, and so on.
-fn defined(memory: &dyn Memory, vm: &Vm, closures: &[Function]) -> HashMap<u64, (Fingerprint, Option<Arc<str>>)> {
+fn defined(memory: &dyn Memory, vm: &Vm, closures: &[Function]) -> OfPrototypes {
     let layout = &vm.layout;
     let mut created: HashMap<u64, Option<String>> = HashMap::new();
     let mut captured: HashMap<u64, Option<String>> = HashMap::new();
