@@ -485,11 +485,13 @@ extern "C" fn turn() -> u32 {
 }
 
 /// Looks at the next words of the native stack for a return address into the VM's assembly: C code called from there has
-/// the C frame right above the return address.
+/// the C frame right above the return address. C frames are aligned to 16 bytes, as the calling convention asks for, so
+/// only every second word can be such an address.
 #[inline(always)]
 unsafe fn scan(walk: &mut Walk) {
-    let left = walk.limit.wrapping_sub(walk.scan);
-    if walk.scan >= walk.limit || left < 8 {
+    let from = (walk.scan + 7) & !15 | 8;
+    let left = walk.limit.wrapping_sub(from);
+    if from >= walk.limit || left < 8 {
         walk.phase = phase::DONE;
         return;
     }
@@ -503,25 +505,25 @@ unsafe fn scan(walk: &mut Walk) {
         return;
     }
     // SAFETY: the buffer holds SCAN_WORDS words.
-    if !unsafe { read_user(walk.words.as_mut_ptr().cast(), bytes as u32, walk.scan) } {
+    if !unsafe { read_user(walk.words.as_mut_ptr().cast(), bytes as u32, from) } {
         walk.phase = phase::DONE;
         return;
     }
     let start = walk.process.asm_start;
     let length = walk.process.asm_end.wrapping_sub(start);
     let words = (bytes >> 3) as usize;
-    for index in 0..SCAN_WORDS {
+    for index in (0..SCAN_WORDS).step_by(2) {
         if index >= words {
             break;
         }
         if walk.words[index].wrapping_sub(start) < length {
-            walk.x = walk.scan + index as u64 * 8 + 8;
+            walk.x = from + index as u64 * 8 + 8;
             walk.scan = walk.x;
             walk.phase = phase::TRY;
             return;
         }
     }
-    walk.scan += bytes;
+    walk.scan = from + bytes;
 }
 
 /// Takes the activation whose innermost C frame is at `x`, if there is one: its thread must know this C frame, and its VM
