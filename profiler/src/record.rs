@@ -1,6 +1,7 @@
 //! Taking a profile: attach the probe, read samples until the end, weave, and hand over a [`Profile`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -69,11 +70,15 @@ pub fn record(options: &Options, stop: &AtomicBool, observe: &mut dyn FnMut(&Pro
     for pid in &options.pids {
         targets.add(*pid)?;
     }
-    let mut probe = Probe::load(options.kernel)?;
+    // The kernel checks the probe in its own time, and reads out its symbols in the meantime.
+    let symbols = &mut targets.symbols;
+    let mut probe = thread::scope(|scope| {
+        if options.kernel {
+            scope.spawn(|| symbols.prepare());
+        }
+        Probe::load(options.kernel)
+    })?;
     targets.watch_all(&mut probe)?;
-    if options.kernel {
-        targets.symbols.prepare();
-    }
     probe.start(options.event, options.frequency)?;
     targets.profile.meta = Meta {
         processes: targets.named.clone(),

@@ -72,6 +72,8 @@ impl Probe {
         let cpus = nr_cpus().map_err(|(path, error)| anyhow::anyhow!("{path} could not be read: {error}"))?;
         let mut programs = EbpfLoader::new()
             .verifier_log_level(VerifierLogLevel::DISABLE)
+            // The probe has no relocations against the kernel's types, which take tens of megabytes.
+            .btf(None)
             .map_max_entries("SCRATCH", cpus as u32)
             .load(OBJECT)
             .context("the probe could not be loaded into the kernel")?;
