@@ -1,5 +1,6 @@
 //! Taking a profile: attach the probe, read samples until the end, weave, and hand over a [`Profile`].
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::probe::Probe;
 use crate::profile::{Meta, Profile};
+use crate::target::world::World;
 use crate::targets::Targets;
 
 /// What to record. Made by hand or from the command line; nothing below knows how it was written.
@@ -59,14 +61,19 @@ const READ_EVERY: Duration = Duration::from_millis(20);
 /// How often the observer is told.
 const OBSERVE_EVERY: Duration = Duration::from_millis(100);
 
-/// Samples as [`Options`] say until the time is over, `stop` is set, or every target has exited.
+/// Samples processes of the running system, which `world` answers for, as [`Options`] say until the time is over, `stop` is set, or every target has exited.
 ///
 /// # Errors
 /// When a process does not exist, holds no LuaJIT or one that cannot be read, or when the kernel or the permissions do
 /// not allow the probe.
-pub fn record(options: &Options, stop: &AtomicBool, observe: &mut dyn FnMut(&Progress<'_>)) -> anyhow::Result<Profile> {
+pub fn record(
+    options: &Options,
+    world: &Arc<dyn World>,
+    stop: &AtomicBool,
+    observe: &mut dyn FnMut(&Progress<'_>),
+) -> anyhow::Result<Profile> {
     let cpu = own_cpu();
-    let mut targets = Targets::new(options.lua);
+    let mut targets = Targets::new(Arc::clone(world), options.lua);
     for pid in &options.pids {
         targets.add(*pid)?;
     }

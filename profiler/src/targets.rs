@@ -1,7 +1,7 @@
 //! The processes being recorded: found, followed through forks, execs and exits, and their samples turned into stacks.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use luaflame_ebpf::watch;
@@ -19,6 +19,7 @@ use crate::stack::process::View;
 use crate::stack::resolve::{LuaFunctions, Resolver, Symbols};
 use crate::stack::weave::weave;
 use crate::target::children::{children, is_nginx_master};
+use crate::target::world::World;
 
 /// A process that had no LuaJIT is searched again after this time, then after twice the time, and so on.
 const SEARCH_AGAIN: Duration = Duration::from_millis(100);
@@ -35,6 +36,7 @@ pub struct Targets {
     pub profile: Profile,
     /// The processes that the user named, with their command names, and the workers of those that are nginx masters.
     pub named: Vec<(u32, String)>,
+    world: Arc<dyn World>,
     targets: FxHashMap<u32, Target>,
     lua: bool,
     layouts: Vec<Arc<Layout>>,
@@ -44,7 +46,7 @@ pub struct Targets {
     tops: FxHashMap<FrameId, u64>,
     top: Option<(FrameId, u64)>,
     buffer: Vec<FrameId>,
-    looked: Instant,
+    looked: Duration,
 }
 
 struct Target {
@@ -52,29 +54,23 @@ struct Target {
     functions: LuaFunctions,
     flags: u32,
     /// When to search for a VM next, and how long to wait after that.
-    search: Option<(Instant, Duration)>,
+    search: Option<(Duration, Duration)>,
     /// When the mappings were read last.
-    refreshed: Instant,
+    refreshed: Duration,
     /// Its first thread has ended.
     ending: bool,
 }
 
 impl Target {
     fn new(view: View, flags: u32) -> Target {
-        Target {
-            view,
-            functions: LuaFunctions::default(),
-            flags,
-            search: None,
-            refreshed: Instant::now(),
-            ending: false,
-        }
+        let refreshed = view.process.now();
+        Target { view, functions: LuaFunctions::default(), flags, search: None, refreshed, ending: false }
     }
 }
 
 impl Targets {
-    /// No processes yet. `lua` says whether to look for LuaJIT in them.
-    pub fn new(lua: bool) -> Targets {
+    /// No processes of a world yet. `lua` says whether to look for LuaJIT in them.
+    pub fn new(world: Arc<dyn World>, lua: bool) -> Targets {
         Targets {
             profile: Profile::default(),
             named: Vec::new(),
@@ -82,11 +78,12 @@ impl Targets {
             lua,
             layouts: Layout::all().into_iter().map(Arc::new).collect(),
             images: Arc::default(),
-            symbols: Symbols::default(),
+            symbols: Symbols::of(Arc::clone(&world)),
             tops: FxHashMap::default(),
             top: None,
             buffer: Vec::new(),
-            looked: Instant::now(),
+            looked: world.now(),
+            world,
         }
     }
 
@@ -98,7 +95,7 @@ impl Targets {
         if self.targets.contains_key(&pid) {
             return Ok(());
         }
-        let view = View::open(pid, &self.images)?;
+        let view = View::open(&self.world, pid, &self.images)?;
         self.named.push((pid, view.process.comm().to_owned()));
         if !is_nginx_master(&view.process)? {
             let view = self.search(view)?;
@@ -109,9 +106,9 @@ impl Targets {
         self.targets.insert(pid, Target::new(view, watch::FOLLOW | watch::QUIET));
         let mut failed = None;
         let mut found = false;
-        for worker in children(pid)? {
+        for worker in children(&*self.world, pid)? {
             // A worker may exit at any time; helpers of nginx, such as the cache manager, have no VM.
-            let Ok(view) = View::open(worker, &self.images) else { continue };
+            let Ok(view) = View::open(&self.world, worker, &self.images) else { continue };
             match self.search(view) {
                 Ok(view) => {
                     found = true;
@@ -170,30 +167,7 @@ impl Targets {
         // New VMs that samples have shown, to be told to the probe once the ring buffer is not borrowed.
         let mut changed = Vec::new();
         while let Some(bytes) = probe.next_record() {
-            match Record::parse(&bytes) {
-                Ok(Record::Sample(sample)) => {
-                    if self.sample(&sample) {
-                        changed.push(sample.header.tgid);
-                    }
-                }
-                Ok(Record::Fork { parent, child }) => self.forked(parent, child),
-                Ok(Record::Exec { tgid }) => {
-                    if let Some(target) = self.targets.get_mut(&tgid)
-                        && let Ok(view) = View::open(tgid, &self.images)
-                    {
-                        *target = Target::new(view, target.flags & !watch::QUIET);
-                        changed.push(tgid);
-                    }
-                }
-                Ok(Record::Exit { tgid }) => {
-                    if let Some(target) = self.targets.get_mut(&tgid) {
-                        target.ending = true;
-                    }
-                }
-                Err(error) => {
-                    *self.profile.counters.reasons.entry(error.to_string()).or_default() += 1;
-                }
-            }
+            changed.extend(self.take(&bytes));
         }
         changed.sort_unstable();
         changed.dedup();
@@ -203,28 +177,48 @@ impl Targets {
                 let _ = probe.watch(tgid, target.view.wire(target.flags));
             }
         }
-        self.bury(probe);
+        self.bury(|tgid| probe.forget(tgid));
+    }
+
+    /// Takes in one record of the probe. Returns the process that the probe should be told something new about.
+    pub fn take(&mut self, record: &[u8]) -> Option<u32> {
+        self.world.record(record);
+        match Record::parse(record) {
+            Ok(Record::Sample(sample)) => return self.sample(&sample).then_some(sample.header.tgid),
+            Ok(Record::Fork { parent, child }) => self.forked(parent, child),
+            Ok(Record::Exec { tgid }) => {
+                let target = self.targets.get_mut(&tgid)?;
+                let view = View::open(&self.world, tgid, &self.images).ok()?;
+                *target = Target::new(view, target.flags & !watch::QUIET);
+                return Some(tgid);
+            }
+            Ok(Record::Exit { tgid }) => self.targets.get_mut(&tgid)?.ending = true,
+            Err(error) => *self.profile.counters.reasons.entry(error.to_string()).or_default() += 1,
+        }
+        None
     }
 
     /// Lets go of processes that have exited. The probe tells when the first thread of one ends, which others may outlive;
-    /// as such a record can be lost, all are looked at from time to time.
-    fn bury(&mut self, probe: &mut Probe) {
-        let all = self.looked.elapsed() >= LOOK_EVERY;
+    /// as such a record can be lost, all are looked at from time to time. `forget` is told each one that is gone.
+    pub fn bury(&mut self, mut forget: impl FnMut(u32)) {
+        self.world.look();
+        let now = self.world.now();
+        let all = now.saturating_sub(self.looked) >= LOOK_EVERY;
         if all {
-            self.looked = Instant::now();
+            self.looked = now;
         }
         self.targets.retain(|tgid, target| {
             if !(all || target.ending) || target.view.process.is_running() {
                 return true;
             }
-            probe.forget(*tgid);
+            forget(*tgid);
             false
         });
     }
 
     /// A watched process has started another one, with the same memory.
     fn forked(&mut self, parent: u32, child: u32) {
-        let Ok(mut view) = View::open(child, &self.images) else { return };
+        let Ok(mut view) = View::open(&self.world, child, &self.images) else { return };
         let Some(parent) = self.targets.get(&parent) else { return };
         view.forked_from(&parent.view);
         let flags = parent.flags & !watch::QUIET;
@@ -242,8 +236,9 @@ impl Targets {
         if self.lua && target.view.lua.is_none() {
             changed |= target.search_again(&self.layouts);
         }
-        if target.refreshed.elapsed() >= REFRESH_EVERY {
-            target.refreshed = Instant::now();
+        let now = self.world.now();
+        if now.saturating_sub(target.refreshed) >= REFRESH_EVERY {
+            target.refreshed = now;
             // A process that has exited has no mappings any more; what is known of it stays.
             let _ = target.view.unwinder.refresh();
         }
@@ -294,7 +289,7 @@ impl Target {
 
     /// Searches for a VM that a program may have made since the last time. Whether there is one now.
     fn search_again(&mut self, layouts: &[Arc<Layout>]) -> bool {
-        let now = Instant::now();
+        let now = self.view.process.now();
         let (when, wait) = *self.search.get_or_insert((now + SEARCH_AGAIN, SEARCH_AGAIN));
         if now < when {
             return false;

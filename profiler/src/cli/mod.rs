@@ -17,6 +17,7 @@ use luaflame::format::{Format, folded, svg};
 use luaflame::probe::requirements;
 use luaflame::profile::Profile;
 use luaflame::record::record;
+use luaflame::target::live::live;
 
 pub use args::Args;
 use args::{Destination, Plan};
@@ -47,7 +48,7 @@ fn profile(plan: &Plan) -> anyhow::Result<ExitCode> {
     let interrupt = Interrupt::install().context("Ctrl-C cannot be handled")?;
 
     let line = ProgressLine::new(plan.record.duration);
-    let recorded = record(&plan.record, interrupt.stop(), &mut |progress| {
+    let recorded = record(&plan.record, &live(), interrupt.stop(), &mut |progress| {
         line.show(progress, interrupt.stop().load(Ordering::Relaxed));
     });
     drop(line);

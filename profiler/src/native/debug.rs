@@ -11,7 +11,6 @@ use object::{CompressionFormat, Object, ObjectSection};
 use self_cell::self_cell;
 
 use super::image::{Bytes, build_id};
-use crate::target::files::open_in_root;
 use crate::target::process::Process;
 
 /// What the DWARF of all images together may take of our memory, in bytes, as far as it can be foreseen.
@@ -89,7 +88,7 @@ impl DebugFile {
             }
         }
         candidates.iter().find_map(|candidate| {
-            let bytes = Bytes::map(&open_in_root(process, candidate).ok()?).ok()?;
+            let bytes = Bytes::map(&process.file_in_root(candidate).ok()?).ok()?;
             (build_id(&bytes).as_deref() == Some(id)).then(|| Self(Arc::new(bytes)))
         })
     }

@@ -360,6 +360,7 @@ pub(super) fn bias_at(image: &Image, mapping: &Mapping) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::live::live;
 
     fn from_bytes(bytes: Vec<u8>) -> Result<Image, ImageError> {
         Image::parse(Bytes::Owned(bytes.into_boxed_slice()), Arc::default())
@@ -393,7 +394,7 @@ mod tests {
     #[test]
     fn broken_images_do_no_harm() {
         let good = std::fs::read("/bin/sleep").unwrap();
-        let process = Process::open(std::process::id()).unwrap();
+        let process = Process::open(&live(), std::process::id()).unwrap();
         let probe = |bytes: Vec<u8>| {
             let Ok(image) = from_bytes(bytes) else { return };
             let mut context = UnwindContext::new();

@@ -1,7 +1,9 @@
 //! Names of kernel functions, from `/proc/kallsyms`.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::BufRead;
+use std::sync::Arc;
+
+use crate::target::world::World;
 
 /// Symbols that are read; a kernel with many modules has about 300,000.
 const MAX_SYMBOLS: usize = 1 << 21;
@@ -62,12 +64,18 @@ struct Entry {
 }
 
 /// The names of kernel functions, read when [`KernelSymbols::prepare`] says so, or else when the first one is asked for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct KernelSymbols {
+    world: Arc<dyn World>,
     table: Option<Result<Table, NoKernelSymbols>>,
 }
 
 impl KernelSymbols {
+    /// Those of the kernel of a world, not read yet.
+    pub fn of(world: Arc<dyn World>) -> KernelSymbols {
+        KernelSymbols { world, table: None }
+    }
+
     /// The function at a kernel address; `Ok(None)` when none is there. Functions that were loaded after the first call
     /// are not known.
     ///
@@ -79,8 +87,8 @@ impl KernelSymbols {
 
     fn load(&mut self) -> &Result<Table, NoKernelSymbols> {
         self.table.get_or_insert_with(|| {
-            let file = File::open("/proc/kallsyms").map_err(|error| NoKernelSymbols::Unreadable(error.to_string()))?;
-            Table::read(BufReader::new(file))
+            let text = self.world.kernel_symbols();
+            Table::read(text.map_err(|error| NoKernelSymbols::Unreadable(error.to_string()))?)
         })
     }
 
@@ -171,6 +179,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::live::live;
 
     fn table(text: &str) -> Result<Table, NoKernelSymbols> {
         Table::read(text.as_bytes())
@@ -229,7 +238,7 @@ ffffffffc0002000 t bpf_prog_1 [bpf]
         let text = std::fs::read_to_string("/proc/kallsyms").unwrap();
         let line = text.lines().find(|line| line.ends_with(" T schedule")).expect("every kernel has schedule()");
         let address = u64::from_str_radix(line.split(' ').next().unwrap(), 16).unwrap();
-        let mut symbols = KernelSymbols::default();
+        let mut symbols = KernelSymbols::of(live());
         match symbols.lookup(address + 1) {
             Ok(symbol) => assert_eq!(symbol, Some(KernelSymbol { name: "schedule", module: None })),
             Err(reason) => assert!(address == 0 && matches!(reason, NoKernelSymbols::Hidden { .. }), "{reason}"),

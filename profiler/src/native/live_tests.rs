@@ -14,6 +14,7 @@ use super::registers::{CodeAddress, Register, Registers};
 use super::symbols::{NativeFrame, Symbolizer};
 use super::unwind::{Step, StepError, Unwinder};
 use crate::luajit::memory::Memory;
+use crate::target::live::live;
 use crate::target::process::Process;
 
 /// Deepest stack of these tests.
@@ -78,7 +79,7 @@ impl Running {
     }
 
     fn process(&self) -> Arc<Process> {
-        Arc::new(Process::open(self.0.id()).unwrap())
+        Arc::new(Process::open(&live(), self.0.id()).unwrap())
     }
 
     fn unwinder(&self) -> Unwinder {
@@ -460,7 +461,8 @@ fn anonymous_code_is_told_from_modules_and_found_when_it_appears() {
 
 #[test]
 fn the_vdso_is_a_module_with_names_and_unwind_information() {
-    let unwinder = Unwinder::new(Arc::new(Process::open(std::process::id()).unwrap()), Arc::default()).unwrap();
+    let unwinder =
+        Unwinder::new(Arc::new(Process::open(&live(), std::process::id()).unwrap()), Arc::default()).unwrap();
     let module = unwinder.modules().find(|module| &**module.name() == "[vdso]").unwrap();
     let range = module.range();
     let mut symbolizer = Symbolizer::default();

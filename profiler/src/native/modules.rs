@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::image::{Image, ImageError, Images, bias_at};
 use crate::luajit::memory::Memory;
-use crate::target::files::{self, NoFile};
+use crate::target::files::NoFile;
 use crate::target::maps::{Backing, Mapping};
 use crate::target::process::Process;
 
@@ -102,7 +102,7 @@ fn load(mapping: &Mapping, process: &Process, images: &Images) -> Result<Arc<Ima
             .ok_or(NoImage::UnreadableVdso)?;
         return Ok(images.vdso(bytes)?);
     }
-    Ok(images.open(&files::open_mapped(process, mapping)?.file)?)
+    Ok(images.open(&process.mapped_file(mapping)?.file)?)
 }
 
 /// What is mapped at an address, as far as code goes.

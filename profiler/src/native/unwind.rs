@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gimli::UnwindContext;
 use rustc_hash::FxHashMap;
@@ -73,9 +73,9 @@ pub struct Unwinder {
     modules: Modules,
     generation: u64,
     /// Pages on which no code was found, and when.
-    misses: FxHashMap<u64, Instant>,
+    misses: FxHashMap<u64, Duration>,
     /// Looking for unknown code has to wait until then.
-    rest_until: Option<Instant>,
+    rest_until: Option<Duration>,
     context: UnwindContext<usize>,
 }
 
@@ -220,16 +220,16 @@ impl Unwinder {
             return;
         }
         let page = address >> 12;
-        let now = Instant::now();
+        let now = self.process.now();
         let is_resting = self.rest_until.is_some_and(|until| now < until);
-        let is_miss = self.misses.get(&page).is_some_and(|missed| now.duration_since(*missed) < MISS_TIME);
+        let is_miss = self.misses.get(&page).is_some_and(|missed| now.saturating_sub(*missed) < MISS_TIME);
         if is_resting || is_miss {
             return;
         }
         // A process that has exited has no mappings any more; what is known of it stays.
         let _ = self.refresh();
-        let end = Instant::now();
-        self.rest_until = Some(end + end.duration_since(now) * REFRESH_SHARE);
+        let end = self.process.now();
+        self.rest_until = Some(end + end.saturating_sub(now) * REFRESH_SHARE);
         if matches!(self.modules.at(address), Code::None) {
             if self.misses.len() >= MAX_MISSES {
                 self.misses.clear();

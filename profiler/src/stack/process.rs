@@ -20,6 +20,7 @@ use crate::native::unwind::{Step, StepError, Unwinder};
 use crate::target::maps::regions;
 use crate::target::memory::ProcessMemory;
 use crate::target::process::{Process, ProcessError};
+use crate::target::world::World;
 
 /// A process under observation.
 pub struct View {
@@ -54,8 +55,8 @@ impl View {
     ///
     /// # Errors
     /// When it does not exist or may not be read.
-    pub fn open(pid: u32, images: &Arc<Images>) -> Result<View, ProcessError> {
-        let process = Arc::new(Process::open(pid)?);
+    pub fn open(world: &Arc<dyn World>, pid: u32, images: &Arc<Images>) -> Result<View, ProcessError> {
+        let process = Arc::new(Process::open(world, pid)?);
         let unwinder = Unwinder::new(Arc::clone(&process), Arc::clone(images))?;
         Ok(View { memory: process.memory(), process, unwinder, lua: None })
     }

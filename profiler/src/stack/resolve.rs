@@ -3,11 +3,11 @@
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use super::process::{Lua, View};
+use super::process::View;
 use super::weave::{Missing, Piece};
 use crate::luajit::arch::SLOT_SIZE;
 use crate::luajit::bytecode::{Instruction, op};
@@ -25,18 +25,21 @@ use crate::native::symbols::{NativeFrame, Symbolizer};
 use crate::native::unwind::StepError;
 use crate::probe::sample::Sample;
 use crate::profile::{Frame, FrameId, FrameKind, Profile};
-use crate::target::files::open_in_root;
-use crate::target::memory::ProcessMemory;
 use crate::target::process::Process;
+use crate::target::world::World;
 
 /// What all processes share: symbols of the kernel and of images.
-#[derive(Default)]
 pub struct Symbols {
     kernel: KernelSymbols,
     native: Symbolizer,
 }
 
 impl Symbols {
+    /// Those of a world, not read yet.
+    pub fn of(world: Arc<dyn World>) -> Symbols {
+        Symbols { kernel: KernelSymbols::of(world), native: Symbolizer::default() }
+    }
+
     /// Reads the kernel's symbols, which takes longest, before sampling begins.
     pub fn prepare(&mut self) {
         self.kernel.prepare();
@@ -52,7 +55,7 @@ pub struct LuaFunctions {
     names: FxHashMap<u64, VmNames>,
     /// The VM whose names were read last, and when names may be read again: reading takes milliseconds, and a server may
     /// make a new VM for each request.
-    latest: Option<(u64, Instant)>,
+    latest: Option<(u64, Duration)>,
     /// Source files as this process sees them.
     sources: Sources,
 }
@@ -505,9 +508,8 @@ impl Resolver<'_> {
             return LuaFunction { name: None, file: "".into(), first_line: 0, proto: None };
         };
         let process = Arc::clone(&self.view.process);
-        let lua = self.view.lua.as_ref();
         let LuaFunctions { names, latest, sources, .. } = &mut *self.functions;
-        let vm = vm_names(&self.view.memory, lua, names, latest, global);
+        let vm = vm_names(self.view, names, latest, global);
         let mut read = |path: &str| source_text(&process, path);
         let name = vm.and_then(|known| known.names.lua(&self.view.memory, &known.vm, &proto, sources, &mut read));
         LuaFunction { name, file: proto.chunk.shown().into(), first_line: proto.firstline, proto: Some(proto) }
@@ -516,17 +518,17 @@ impl Resolver<'_> {
     /// The name of a builtin or C function.
     fn builtin_name(&mut self, global: u64, function: &Function) -> Option<Arc<str>> {
         let LuaFunctions { names, latest, .. } = &mut *self.functions;
-        let known = vm_names(&self.view.memory, self.view.lua.as_ref(), names, latest, global)?;
+        let known = vm_names(self.view, names, latest, global)?;
         if let Some(name) = known.names.function(function) {
             return Some(name);
         }
         // Perhaps of a module that has been loaded since.
-        let start = Instant::now();
+        let start = self.view.process.now();
         if latest.is_some_and(|(_, again)| start < again + NAMES_PAUSE) {
             return None;
         }
         known.names = Names::read(&self.view.memory, &known.vm);
-        *latest = Some((known.vm.g, start + start.elapsed() * NAMES_SHARE));
+        *latest = Some((known.vm.g, again_after(start, self.view.process.now())));
         known.names.function(function)
     }
 }
@@ -534,28 +536,32 @@ impl Resolver<'_> {
 /// The names of a VM, read when first needed; or, while it is too early for that, those of the VM read last: VMs of one
 /// process share builtins and C functions, and names of Lua functions are taken only for the very same prototype.
 fn vm_names<'a>(
-    memory: &ProcessMemory,
-    lua: Option<&Lua>,
+    view: &View,
     names: &'a mut FxHashMap<u64, VmNames>,
-    latest: &mut Option<(u64, Instant)>,
+    latest: &mut Option<(u64, Duration)>,
     global: u64,
 ) -> Option<&'a mut VmNames> {
     if names.contains_key(&global) {
         return names.get_mut(&global);
     }
-    let start = Instant::now();
+    let start = view.process.now();
     if let Some((other, again)) = *latest
         && start < again
     {
         return names.get_mut(&other);
     }
-    let vm = Vm::validate(memory, global, &lua?.layout).ok()?;
+    let vm = Vm::validate(&view.memory, global, &view.lua.as_ref()?.layout).ok()?;
     if names.len() >= MOST_VMS {
         names.clear();
     }
-    let read = Names::read(memory, &vm);
-    *latest = Some((global, start + start.elapsed() * NAMES_SHARE));
+    let read = Names::read(&view.memory, &vm);
+    *latest = Some((global, again_after(start, view.process.now())));
     Some(names.entry(global).or_insert(VmNames { vm, names: read }))
+}
+
+/// When names may be read again that were read from `start` to `end`.
+fn again_after(start: Duration, end: Duration) -> Duration {
+    start + end.saturating_sub(start) * NAMES_SHARE
 }
 
 /// A prototype as the probe would have seen it.
@@ -574,9 +580,9 @@ fn seen_as(proto: &Proto) -> Prototype {
 fn source_text(process: &Process, path: &str) -> Option<Arc<[u8]>> {
     let path = Path::new(path);
     let file = if path.is_absolute() {
-        open_in_root(process, path)
+        process.file_in_root(path)
     } else {
-        open_in_root(process, &process.working_directory().ok()?.join(path))
+        process.file_in_root(&process.working_directory().ok()?.join(path))
     };
     let file = file.ok()?;
     if file.metadata().ok()?.len() > MOST_SOURCE {

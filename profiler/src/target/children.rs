@@ -3,30 +3,31 @@
 use std::io::ErrorKind;
 
 use super::process::{Process, ProcessError, Stat};
+use super::world::World;
 
 /// The pids of the direct children of `pid`, ascending. Children that start or exit meanwhile may be missing.
 ///
 /// # Errors
 /// When there is no such process, or `/proc` cannot be read.
-pub fn children(pid: u32) -> Result<Vec<u32>, ProcessError> {
-    let error = |error: std::io::Error| match error.kind() {
-        ErrorKind::NotFound => ProcessError::NotFound { pid },
-        ErrorKind::PermissionDenied => ProcessError::NotPermitted { pid, what: "the children" },
-        _ => ProcessError::Other { pid, what: "the children", error },
-    };
+pub fn children(world: &dyn World, pid: u32) -> Result<Vec<u32>, ProcessError> {
+    world.children(pid).map_err(|error| ProcessError::new(pid, "the children", error))
+}
+
+/// The same in the system that we run on.
+pub(super) fn of_running(pid: u32) -> std::io::Result<Vec<u32>> {
     let mut found = Vec::new();
-    for task in std::fs::read_dir(format!("/proc/{pid}/task")).map_err(error)? {
-        let path = task.map_err(error)?.path().join("children");
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let path = task?.path().join("children");
         match std::fs::read_to_string(path) {
             Ok(text) => found.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok())),
             // The thread has exited, or the kernel is built without CONFIG_PROC_CHILDREN.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 if !std::path::Path::new("/proc/thread-self/children").exists() {
-                    return by_parent(pid).map_err(|error| ProcessError::Other { pid, what: "the children", error });
+                    return by_parent(pid);
                 }
             }
-            Err(failed) if failed.raw_os_error() == Some(libc::ESRCH) => {}
-            Err(failed) => return Err(error(failed)),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(error) => return Err(error),
         }
     }
     found.sort_unstable();
@@ -64,18 +65,19 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::target::live::live;
 
     #[test]
     fn children_are_found_either_way() {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         let pid = std::process::id();
-        let direct = children(pid);
+        let direct = children(&*live(), pid);
         let scanned = by_parent(pid);
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(direct.unwrap().contains(&child.id()));
         assert!(scanned.unwrap().contains(&child.id()));
-        assert!(matches!(children(child.id()), Err(ProcessError::NotFound { .. })));
+        assert!(matches!(children(&*live(), child.id()), Err(ProcessError::NotFound { .. })));
     }
 
     #[test]
@@ -84,7 +86,7 @@ mod tests {
             [("nginx: master process /usr/sbin/nginx -g x", true), ("nginx: worker process", false)]
         {
             let mut child = Command::new("sleep").arg0(title).arg("1000").spawn().unwrap();
-            let answer = Process::open(child.id()).and_then(|process| is_nginx_master(&process));
+            let answer = Process::open(&live(), child.id()).and_then(|process| is_nginx_master(&process));
             child.kill().unwrap();
             child.wait().unwrap();
             assert_eq!(answer.unwrap(), is_master);

@@ -4,6 +4,7 @@
 //! name the file that is mapped.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -11,7 +12,6 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::maps::{Backing, Mapping};
-use super::process::Process;
 
 /// The file behind a mapping.
 #[derive(Debug)]
@@ -67,16 +67,13 @@ pub enum NoFile {
     },
 }
 
-/// Opens the file behind a mapping of a process.
-///
-/// # Errors
-/// When the mapping has no file, or the file cannot be had or cannot be told from another one.
-pub fn open_mapped(process: &Process, mapping: &Mapping) -> Result<MappedFile, NoFile> {
+/// Opens the file behind a mapping of the process with this pid and this open `/proc/PID` directory.
+pub(super) fn open_mapped(directory: &OwnedFd, pid: u32, mapping: &Mapping) -> Result<MappedFile, NoFile> {
     let Backing::File { path, deleted } = &mapping.backing else { return Err(NoFile::NotAFile) };
     let shown = || String::from_utf8_lossy(path).into_owned();
     let link = format!("map_files/{:x}-{:x}", mapping.range.start, mapping.range.end);
     if let Ok(file) = rustix::fs::openat(
-        process.directory(),
+        directory,
         link,
         OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY,
         Mode::empty(),
@@ -96,7 +93,7 @@ pub fn open_mapped(process: &Process, mapping: &Mapping) -> Result<MappedFile, N
     let mut reason = None;
     for candidate in &candidates {
         let path = Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(candidate));
-        match open_in_root(process, path) {
+        match open_in_root(directory, pid, path) {
             Ok(file) => match file.metadata() {
                 Ok(metadata) if metadata.ino() != mapping.inode => {}
                 Ok(metadata) => {
@@ -113,20 +110,11 @@ pub fn open_mapped(process: &Process, mapping: &Mapping) -> Result<MappedFile, N
     Err(reason.unwrap_or_else(|| NoFile::Replaced { path: shown() }))
 }
 
-/// Opens a regular file by its path inside the root of the process: also its symbolic links lead nowhere else.
-///
-/// # Errors
-/// When there is no such file, it is not a regular one, or the process's root may not be entered.
-pub fn open_in_root(process: &Process, path: &Path) -> Result<File, NoFile> {
-    let unreadable =
-        |error| NoFile::Unreadable { path: path.to_string_lossy().into_owned(), pid: process.pid(), error };
-    let root = rustix::fs::openat(
-        process.directory(),
-        "root",
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(unreadable)?;
+/// Opens a regular file by its path inside the root of that process: also its symbolic links lead nowhere else.
+pub(super) fn open_in_root(directory: &OwnedFd, pid: u32, path: &Path) -> Result<File, NoFile> {
+    let unreadable = |error| NoFile::Unreadable { path: path.to_string_lossy().into_owned(), pid, error };
+    let root = rustix::fs::openat(directory, "root", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(unreadable)?;
     // Without IN_ROOT an absolute symbolic link inside a container would lead to a file of ours. NONBLOCK: a pipe must
     // not hold us up.
     let file = rustix::fs::openat2(
@@ -153,6 +141,8 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     use super::*;
+    use crate::target::live::live;
+    use crate::target::process::Process;
 
     /// `cat` of the given name, blocked in reading its input, so that all its libraries are mapped.
     fn blocked(program: &Path) -> Child {
@@ -180,9 +170,9 @@ mod tests {
         std::fs::copy("/bin/cat", &program).unwrap();
         let child = blocked(&program);
         std::fs::remove_file(&program).unwrap();
-        let process = Process::open(child.id()).unwrap();
+        let process = Process::open(&live(), child.id()).unwrap();
         let mapping = executable(&process);
-        let mapped = open_mapped(&process, &mapping);
+        let mapped = process.mapped_file(&mapping);
         end(child);
         assert_eq!(
             mapping.backing,
@@ -198,15 +188,15 @@ mod tests {
     #[test]
     fn a_path_is_only_believed_with_the_mapped_inode() {
         let child = blocked(Path::new("/bin/cat"));
-        let process = Process::open(child.id()).unwrap();
+        let process = Process::open(&live(), child.id()).unwrap();
         let mapping = executable(&process);
         // A range that is no mapping leads to nothing in map_files, as for a user without the capability.
         let range = mapping.range.start..mapping.range.end + 4096;
-        let by_path = open_mapped(&process, &Mapping { range: range.clone(), ..mapping.clone() });
+        let by_path = process.mapped_file(&Mapping { range: range.clone(), ..mapping.clone() });
         let on_other_device =
-            open_mapped(&process, &Mapping { range: range.clone(), device: (99, 99), ..mapping.clone() });
-        let replaced = open_mapped(&process, &Mapping { range, inode: mapping.inode + 1, ..mapping.clone() });
-        let anonymous = open_mapped(&process, &Mapping { backing: Backing::Anonymous, ..mapping.clone() });
+            process.mapped_file(&Mapping { range: range.clone(), device: (99, 99), ..mapping.clone() });
+        let replaced = process.mapped_file(&Mapping { range, inode: mapping.inode + 1, ..mapping.clone() });
+        let anonymous = process.mapped_file(&Mapping { backing: Backing::Anonymous, ..mapping.clone() });
         end(child);
         assert_eq!(by_path.unwrap().found, Found::ByPath);
         assert_eq!(on_other_device.unwrap().found, Found::ByPathOnOtherDevice);
@@ -216,15 +206,15 @@ mod tests {
 
     #[test]
     fn only_regular_files_are_opened() {
-        let process = Process::open(std::process::id()).unwrap();
-        assert!(matches!(open_in_root(&process, Path::new("/dev/zero")), Err(NoFile::NotRegular { .. })));
+        let process = Process::open(&live(), std::process::id()).unwrap();
+        assert!(matches!(process.file_in_root(Path::new("/dev/zero")), Err(NoFile::NotRegular { .. })));
         assert!(matches!(
-            open_in_root(&process, Path::new("/no/such/file")),
+            process.file_in_root(Path::new("/no/such/file")),
             Err(NoFile::Unreadable { error: Errno::NOENT, .. })
         ));
         let folder = tempfile::tempdir().unwrap();
         let file = File::open("/bin/cat").unwrap();
         symlink(format!("/proc/self/fd/{}", file.as_raw_fd()), folder.path().join("link")).unwrap();
-        assert!(open_in_root(&process, &folder.path().join("link")).is_err());
+        assert!(process.file_in_root(&folder.path().join("link")).is_err());
     }
 }

@@ -1,44 +1,39 @@
 //! The memory of a running process.
 
+use std::sync::Arc;
+
+use super::world::Source;
 use crate::luajit::memory::{Memory, ReadError};
 
-/// Reads the memory of a process with `process_vm_readv`, which neither stops nor changes it. Needs the right to ptrace
-/// the process.
-#[derive(Debug, Clone, Copy)]
+/// The memory of a process. Reads go by pid: after the process has exited they may meet another one
+/// ([`Process::is_running`](super::process::Process::is_running)).
+#[derive(Debug, Clone)]
 pub struct ProcessMemory {
-    pid: u32,
+    source: Arc<dyn Source>,
 }
 
 impl ProcessMemory {
-    pub(super) fn new(pid: u32) -> Self {
-        Self { pid }
+    pub(super) fn new(source: Arc<dyn Source>) -> Self {
+        Self { source }
     }
 }
 
 impl Memory for ProcessMemory {
     fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
-        let error = ReadError { address, length: buffer.len() };
-        let pid = libc::pid_t::try_from(self.pid).map_err(|_| error)?;
-        let remote_address = usize::try_from(address).map_err(|_| error)?;
-        let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-        let remote = libc::iovec { iov_base: remote_address as *mut libc::c_void, iov_len: buffer.len() };
-        // SAFETY: `local` describes `buffer`, which is valid for writes of its length and outlives the call; the
-        // address in `remote` is only used by the kernel, in the other process.
-        let count = unsafe { libc::process_vm_readv(pid, &local, 1, &remote, 1, 0) };
-        // The kernel stops at the first page that it cannot read and tells how far it came.
-        if usize::try_from(count).is_ok_and(|count| count == buffer.len()) { Ok(()) } else { Err(error) }
+        self.source.memory(address, buffer)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::live::live;
     use crate::target::process::Process;
 
     #[test]
     fn bytes_of_a_process_are_read() {
         let bytes: Vec<u8> = (0..=255).collect();
-        let memory = Process::open(std::process::id()).unwrap().memory();
+        let memory = Process::open(&live(), std::process::id()).unwrap().memory();
         assert_eq!(memory.bytes(bytes.as_ptr() as u64, 256).unwrap(), bytes);
         assert_eq!(memory.u32(bytes.as_ptr() as u64 + 1), Ok(0x0403_0201));
     }
@@ -46,7 +41,7 @@ mod tests {
     #[test]
     fn a_read_that_reaches_beyond_a_mapping_fails_as_a_whole() {
         let page = 4096;
-        let process = Process::open(std::process::id()).unwrap();
+        let process = Process::open(&live(), std::process::id()).unwrap();
         let maps = process.maps().unwrap();
         let end = maps
             .windows(2)

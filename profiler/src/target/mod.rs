@@ -4,6 +4,8 @@
 
 pub mod children;
 pub mod files;
+pub mod live;
 pub mod maps;
 pub mod memory;
 pub mod process;
+pub mod world;

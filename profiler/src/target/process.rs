@@ -1,19 +1,19 @@
 //! One process, held so that its pid being reused cannot be mistaken for it.
 
 use std::ffi::OsString;
-use std::io::{ErrorKind, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::files::{MappedFile, NoFile};
 use super::maps::{self, Mapping};
 use super::memory::ProcessMemory;
-
-/// The largest file of `/proc/PID` that is read; `maps` of a process with a million mappings stays below it.
-const MAX_PROC_FILE: u64 = 256 << 20;
+use super::world::{Source, World};
 
 /// Why a process cannot be observed.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +56,7 @@ pub enum ProcessError {
 }
 
 impl ProcessError {
-    fn new(pid: u32, what: &'static str, error: impl Into<std::io::Error>) -> Self {
+    pub(super) fn new(pid: u32, what: &'static str, error: impl Into<std::io::Error>) -> Self {
         let error = error.into();
         match error.kind() {
             // A process that exits answers ESRCH from files of /proc/PID that are still open.
@@ -68,32 +68,26 @@ impl ProcessError {
     }
 }
 
-/// A running process.
-///
-/// It is held by its open `/proc/PID` directory, which the kernel ties to this very process: when the process has
-/// exited and its pid is given to another one, every read through the directory fails.
+/// A process.
 #[derive(Debug)]
 pub struct Process {
     pid: u32,
-    directory: OwnedFd,
+    world: Arc<dyn World>,
+    source: Arc<dyn Source>,
     started: u64,
     comm: String,
 }
 
 impl Process {
-    /// Opens the process with this pid, as seen in our `/proc`.
+    /// Opens the process with this pid, as seen in the `/proc` of a world.
     ///
     /// # Errors
     /// When there is none, when the id is of a thread that is not its process's first, or when `/proc` cannot be read.
     /// That its memory may be read is not checked here.
-    pub fn open(pid: u32) -> Result<Self, ProcessError> {
-        let directory = rustix::fs::open(
-            format!("/proc/{pid}"),
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(|error| ProcessError::new(pid, "the /proc directory", error))?;
-        let mut process = Self { pid, directory, started: 0, comm: String::new() };
+    pub fn open(world: &Arc<dyn World>, pid: u32) -> Result<Self, ProcessError> {
+        let source = world.process(pid).map_err(|error| ProcessError::new(pid, "the /proc directory", error))?;
+        let mut process =
+            Self { pid, world: Arc::clone(world), source: source.into(), started: 0, comm: String::new() };
         let group = process.thread_group()?;
         if group != pid {
             return Err(ProcessError::Thread { pid, process: group });
@@ -124,9 +118,8 @@ impl Process {
     /// # Errors
     /// When it has exited or may not be read. A kernel thread has no executable and answers like an exited process.
     pub fn exe(&self) -> Result<PathBuf, ProcessError> {
-        let path = rustix::fs::readlinkat(&self.directory, "exe", Vec::new())
-            .map_err(|error| ProcessError::new(self.pid, "the executable", error))?;
-        Ok(PathBuf::from(OsString::from_vec(path.into_bytes())))
+        let path = self.source.link("exe").map_err(|error| ProcessError::new(self.pid, "the executable", error))?;
+        Ok(PathBuf::from(OsString::from_vec(path)))
     }
 
     /// Its working directory, which relative paths are relative to, as the process sees it.
@@ -134,9 +127,9 @@ impl Process {
     /// # Errors
     /// When it has exited or may not be read.
     pub fn working_directory(&self) -> Result<PathBuf, ProcessError> {
-        let path = rustix::fs::readlinkat(&self.directory, "cwd", Vec::new())
-            .map_err(|error| ProcessError::new(self.pid, "the working directory", error))?;
-        Ok(PathBuf::from(OsString::from_vec(path.into_bytes())))
+        let path =
+            self.source.link("cwd").map_err(|error| ProcessError::new(self.pid, "the working directory", error))?;
+        Ok(PathBuf::from(OsString::from_vec(path)))
     }
 
     /// Its arguments, without the final empty one; none for a zombie. A process may overwrite them: nginx shows its
@@ -175,23 +168,33 @@ impl Process {
 
     /// Its memory. Reads go by pid: after the process has exited ([`Process::is_running`]) they may meet another one.
     pub fn memory(&self) -> ProcessMemory {
-        ProcessMemory::new(self.pid)
+        ProcessMemory::new(Arc::clone(&self.source))
     }
 
-    /// Its open `/proc/PID` directory.
-    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
-        self.directory.as_fd()
+    /// The file behind a mapping of it.
+    ///
+    /// # Errors
+    /// When the mapping has no file, or the file cannot be had or cannot be told from another one.
+    pub fn mapped_file(&self, mapping: &Mapping) -> Result<MappedFile, NoFile> {
+        self.source.mapped_file(mapping)
+    }
+
+    /// A regular file by its path inside its root: also symbolic links lead nowhere else.
+    ///
+    /// # Errors
+    /// When there is no such file, it is not a regular one, or the root may not be entered.
+    pub fn file_in_root(&self, path: &Path) -> Result<File, NoFile> {
+        self.source.file_in_root(path)
+    }
+
+    /// The time in its world: since some moment before it was opened.
+    pub fn now(&self) -> Duration {
+        self.world.now()
     }
 
     /// Reads one file of `/proc/PID` as a whole.
     fn read(&self, name: &str, what: &'static str) -> Result<Vec<u8>, ProcessError> {
-        let error = |error: std::io::Error| ProcessError::new(self.pid, what, error);
-        let file =
-            rustix::fs::openat(&self.directory, name, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())
-                .map_err(|errno| error(errno.into()))?;
-        let mut bytes = Vec::new();
-        std::fs::File::from(file).take(MAX_PROC_FILE).read_to_end(&mut bytes).map_err(error)?;
-        Ok(bytes)
+        self.source.file(name).map_err(|error| ProcessError::new(self.pid, what, error))
     }
 
     fn thread_group(&self) -> Result<u32, ProcessError> {
@@ -236,10 +239,11 @@ impl Stat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::live::live;
 
     #[test]
     fn our_own_process_is_described() {
-        let process = Process::open(std::process::id()).unwrap();
+        let process = Process::open(&live(), std::process::id()).unwrap();
         assert_eq!(process.exe().unwrap(), std::env::current_exe().unwrap());
         assert!(process.is_running());
         assert!(process.started() > 0);
@@ -250,13 +254,13 @@ mod tests {
     #[test]
     fn an_exited_process_is_not_taken_for_a_running_one() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        let process = Process::open(child.id()).unwrap();
+        let process = Process::open(&live(), child.id()).unwrap();
         assert!(process.is_running());
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!process.is_running());
         assert!(matches!(process.maps(), Err(ProcessError::NotFound { .. })));
-        assert!(matches!(Process::open(child.id()), Err(ProcessError::NotFound { .. })));
+        assert!(matches!(Process::open(&live(), child.id()), Err(ProcessError::NotFound { .. })));
     }
 
     #[test]
@@ -268,7 +272,7 @@ mod tests {
             let _ = stopped.recv();
         });
         let id = told.recv().unwrap();
-        let error = Process::open(id).unwrap_err().to_string();
+        let error = Process::open(&live(), id).unwrap_err().to_string();
         assert!(error.contains(&format!("use -p {}", std::process::id())), "{error}");
         drop(stop);
         thread.join().unwrap();
