@@ -207,11 +207,24 @@ pub struct Process {
     pub layout: Layout,
 }
 
-/// The offsets that the probe reads by, all in bytes. Names as in LuaJIT's headers.
+/// The offsets that the probe reads by, all in bytes, and how references and frames are stored. Names as in LuaJIT's headers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 #[allow(missing_docs)] // the fields carry the names they have in LuaJIT's headers
 pub struct Layout {
+    /// The bits of a reference, also in a slot of the Lua stack.
+    pub reference: u64,
+    /// In the slot that holds the function of a frame: bits that say that it is one, and their value.
+    pub function_tag_mask: u64,
+    pub function_tag: u64,
+    /// Bytes that a frame takes below its base: the function is at the lowest of them.
+    pub frame_size: u16,
+    /// Bits below the link in the slot below a frame's base.
+    pub link_shift: u16,
+    /// Of a C frame: `SAVE_L`, `SAVE_PC` and `SAVE_NRES`, which is followed by `SAVE_ERRF`.
+    pub cframe_l: u16,
+    pub cframe_pc: u16,
+    pub cframe_nres: u16,
     pub l_size: u16,
     pub l_glref: u16,
     pub l_base: u16,
@@ -233,6 +246,8 @@ pub struct Layout {
     pub proto_chunkname: u16,
     pub proto_firstline: u16,
     pub proto_numline: u16,
+    /// Padding.
+    pub reserved: [u16; 3],
 }
 
 /// Where the kernel keeps what the probe reads of a task, from the kernel's own BTF; byte offsets.

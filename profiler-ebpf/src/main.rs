@@ -59,16 +59,14 @@ const FRAMES: u32 = 64;
 const WALKS: u32 = 30;
 /// Native stack words looked at in one turn.
 const SCAN_WORDS: usize = 128;
-/// Mask that takes the type tag off a GC64 value (47-bit addresses, `LJ_GCVMASK`).
-const POINTER: u64 = (1 << 47) - 1;
 /// `vmstate` in a C function (`~LJ_VMST_C`).
 const VMST_C: i32 = -2;
 /// `vmstate` while a trace is being left (`~LJ_VMST_EXIT`).
 const VMST_EXIT: i32 = -4;
 /// Type of the link of a vararg function's pseudo frame (`FRAME_VARG`).
 const FRAME_VARG: u64 = 3;
-/// `LJ_TFUNC` as the upper 17 bits of a GC64 value.
-const FUNCTION_TAG: u64 = 0x1fff7;
+/// Type byte of a function (`~LJ_TFUNC`); it is right before the `ffid` in a function object.
+const GCT_FUNCTION: u64 = 8;
 
 /// What a turn of the walk does next.
 mod phase {
@@ -163,6 +161,20 @@ unsafe fn user_word(address: u64) -> u64 {
     value
 }
 
+/// A reference (`GCRef` or `MRef`).
+#[inline(always)]
+unsafe fn user_reference(layout: &Layout, address: u64) -> u64 {
+    // SAFETY: as `user_word`. Where references are short, what is behind one is cut off; objects are followed by more memory.
+    unsafe { user_word(address) & layout.reference }
+}
+
+/// The link of the frame at `base`.
+#[inline(always)]
+unsafe fn user_link(layout: &Layout, base: u64) -> u64 {
+    // SAFETY: as `user_word`.
+    unsafe { user_word(base.wrapping_sub(8)) >> (layout.link_shift & 63) }
+}
+
 #[inline(always)]
 unsafe fn user_half(address: u64) -> u32 {
     let mut value = 0u32;
@@ -191,25 +203,40 @@ fn field(object: &[u64; 16], offset: u16) -> u64 {
     object[usize::from(offset >> 3) & 15]
 }
 
+/// What is in `object` from a byte offset on that userspace gave, a multiple of four.
+#[inline(always)]
+fn from(object: &[u64; 16], offset: u16) -> u64 {
+    field(object, offset) >> ((u64::from(offset) & 4) * 8)
+}
+
 /// Four bytes of `object` at a byte offset that userspace gave.
 #[inline(always)]
 fn half(object: &[u64; 16], offset: u16) -> u32 {
-    (field(object, offset) >> ((u64::from(offset) & 4) * 8)) as u32
+    from(object, offset) as u32
 }
 
-/// Whether the PC register can be `pc` in a function: inside the bytecode of a Lua function, at the header of a C or fast
+/// A reference in `object`.
+#[inline(always)]
+fn reference(layout: &Layout, object: &[u64; 16], offset: u16) -> u64 {
+    from(object, offset) & layout.reference
+}
+
+/// Whether the PC register can be `pc` in the function of a slot: inside the bytecode of a Lua function, at the header of a C or fast
 /// function, or, while any of them returns, its frame's `link`, of which the type may have been taken off already.
 #[inline(always)]
 unsafe fn function_fits(layout: &Layout, value: u64, pc: u64, link: u64) -> bool {
-    if value >> 47 != FUNCTION_TAG {
+    if value & layout.function_tag_mask != layout.function_tag {
         return false;
     }
-    let function = value & POINTER;
+    let function = value & layout.reference;
     // SAFETY: reads of the target's memory may fail and then give 0, which fits nothing.
     unsafe {
-        let code = user_word(function + u64::from(layout.func_pc));
-        let ffid =
-            user_half(function + u64::from(layout.func_ffid & !3)) >> ((u32::from(layout.func_ffid) & 3) * 8) & 0xff;
+        let code = user_reference(layout, function + u64::from(layout.func_pc));
+        let kind = user_word(function + u64::from(layout.func_ffid & !7)) >> (((layout.func_ffid & 7) - 1) * 8 & 63);
+        if kind & 0xff != GCT_FUNCTION {
+            return false;
+        }
+        let ffid = kind >> 8 & 0xff;
         if link != 0 && (pc == link || link & 3 != 0 && pc & !7 == link & !7) {
             return true;
         }
@@ -226,45 +253,46 @@ unsafe fn function_fits(layout: &Layout, value: u64, pc: u64, link: u64) -> bool
 /// matter: in the middle of a call, the link of the new frame may be what an older call left there.
 #[inline(always)]
 unsafe fn frame_fits(layout: &Layout, base: u64, stack: u64, maxstack: u64, pc: u64) -> bool {
-    if !on_lua_stack(base, stack, maxstack) {
+    if !on_lua_stack(layout, base, stack, maxstack) {
         return false;
     }
     // SAFETY: as above.
     unsafe {
-        let link = user_word(base - 8);
-        function_fits(layout, user_word(base - 16), pc, link) && link_fits(layout, base, stack, maxstack)
+        let function = user_word(base - u64::from(layout.frame_size));
+        function_fits(layout, function, pc, user_link(layout, base)) && link_fits(layout, base, stack, maxstack)
     }
 }
 
 /// Whether the link of the frame at `base` leads to a frame that made the call.
 #[inline(always)]
 unsafe fn link_fits(layout: &Layout, base: u64, stack: u64, maxstack: u64) -> bool {
-    if !on_lua_stack(base, stack, maxstack) {
+    if !on_lua_stack(layout, base, stack, maxstack) {
         return false;
     }
     // SAFETY: as above.
     unsafe {
-        let link = user_word(base - 8);
+        let link = user_link(layout, base);
         if link & 3 != 0 {
             let delta = link & !7;
             return delta != 0 && delta <= base - stack;
         }
-        function_fits(layout, user_word(caller_base(base, link).wrapping_sub(16)), link, 0)
+        let caller = caller_base(layout, base, link);
+        function_fits(layout, user_word(caller.wrapping_sub(u64::from(layout.frame_size))), link, 0)
     }
 }
 
 /// Whether `base` can be that of a frame.
 #[inline(always)]
-fn on_lua_stack(base: u64, stack: u64, maxstack: u64) -> bool {
-    base > stack + 16 && base <= maxstack && base & 7 == 0
+fn on_lua_stack(layout: &Layout, base: u64, stack: u64, maxstack: u64) -> bool {
+    base > stack + u64::from(layout.frame_size) && base <= maxstack && base & 7 == 0
 }
 
 /// The frame of the caller when the interpreter is between a call or return instruction at `pc - 4` and the frame at `base`.
 #[inline(always)]
-unsafe fn caller_base(base: u64, pc: u64) -> u64 {
+unsafe fn caller_base(layout: &Layout, base: u64, pc: u64) -> u64 {
     // SAFETY: see `user_half`.
     let operand = u64::from(unsafe { user_half(pc.wrapping_sub(4)) } >> 8 & 0xff);
-    base.wrapping_sub(8 * (2 + operand))
+    base.wrapping_sub(u64::from(layout.frame_size) + 8 * operand)
 }
 
 #[perf_event]
@@ -378,8 +406,8 @@ unsafe fn locate(walk: &mut Walk, header: &Header) {
     unsafe {
         // While the VM or a trace runs, DISPATCH points into the VM's `GG_State`.
         let g = header.registers.r14.wrapping_sub(u64::from(layout.g_dispatch));
-        if user_word(g + u64::from(layout.g_mainthref)) == g - u64::from(layout.l_size) {
-            let x = user_word(user_word(g + cur_l) + cframe) & !3;
+        if user_reference(layout, g + u64::from(layout.g_mainthref)) == g.wrapping_sub(u64::from(layout.l_size)) {
+            let x = user_word(user_reference(layout, g + cur_l) + cframe) & !3;
             if x >= sp && x < walk.limit {
                 best = x;
             }
@@ -387,7 +415,7 @@ unsafe fn locate(walk: &mut Walk, header: &Header) {
         if best == u64::MAX {
             // While a coroutine returns, `cur_L` is one that has no C frame any more, and the assembly runs in its resumer's.
             let ip = header.registers.ip;
-            let x = user_word(user_word(sp + 16) + cframe) & !3;
+            let x = user_word(user_reference(layout, sp + u64::from(layout.cframe_l)) + cframe) & !3;
             if x == sp && ip >= walk.process.asm_start && ip < walk.process.asm_end {
                 best = x;
             }
@@ -395,7 +423,7 @@ unsafe fn locate(walk: &mut Walk, header: &Header) {
                 if g == 0 || best == sp {
                     break;
                 }
-                let x = user_word(user_word(g + cur_l) + cframe) & !3;
+                let x = user_word(user_reference(layout, g + cur_l) + cframe) & !3;
                 if x >= sp && x < walk.limit && x < best {
                     best = x;
                 }
@@ -537,7 +565,7 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
     }
     // SAFETY: the buffer holds 16 words; other reads give 0 when they fail.
     unsafe {
-        let l = user_word(walk.x + 16);
+        let l = user_reference(layout, walk.x + u64::from(layout.cframe_l));
         let mut length = u32::from(layout.l_size);
         if length > 128 {
             length = 128;
@@ -546,14 +574,14 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
             return;
         }
         let object = &walk.object;
-        let g = field(object, layout.l_glref);
+        let g = reference(layout, object, layout.l_glref);
         let raw = field(object, layout.l_cframe);
-        let stack = field(object, layout.l_stack);
-        let maxstack = field(object, layout.l_maxstack);
+        let stack = reference(layout, object, layout.l_stack);
+        let maxstack = reference(layout, object, layout.l_maxstack);
         let top = field(object, layout.l_top);
         let stored = field(object, layout.l_base);
         if raw & !3 != walk.x
-            || user_word(g + u64::from(layout.g_mainthref)) != g - u64::from(layout.l_size)
+            || user_reference(layout, g + u64::from(layout.g_mainthref)) != g - u64::from(layout.l_size)
             || stored <= stack
             || stored > maxstack
         {
@@ -566,13 +594,14 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
         if walk.innermost != 0 {
             walk.innermost = 0;
             header.g = g;
-            header.jit_base = user_word(g + u64::from(layout.g_jit_base));
+            header.jit_base = user_reference(layout, g + u64::from(layout.g_jit_base));
             header.vmstate = user_half(g + u64::from(layout.g_vmstate)) as i32;
             let r = &header.registers;
             let in_asm = r.ip >= walk.process.asm_start && r.ip < walk.process.asm_end;
             let on_stack = header.jit_base > stack && header.jit_base <= maxstack;
             // `lj_vm_exit_interp`: the trace has been left, and `vmstate` does not say so yet.
             let own = in_asm && r.sp == walk.x;
+            let bottom = stack + u64::from(layout.frame_size);
             let restored = own && header.vmstate >= 0;
             if on_stack && header.vmstate >= 0 && !restored {
                 walk.base = header.jit_base;
@@ -585,8 +614,8 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
             } else if in_asm && frame_fits(layout, r.dx, stack, maxstack, r.bx) {
                 walk.base = r.dx;
                 source = base::REGISTER;
-            } else if in_asm && frame_fits(layout, caller_base(r.dx, r.bx), stack, maxstack, r.bx) {
-                walk.base = caller_base(r.dx, r.bx);
+            } else if in_asm && frame_fits(layout, caller_base(layout, r.dx, r.bx), stack, maxstack, r.bx) {
+                walk.base = caller_base(layout, r.dx, r.bx);
                 source = base::CALLER;
             } else if frame_fits(layout, r.bp, stack, maxstack, r.bx) {
                 walk.base = r.bp;
@@ -607,7 +636,7 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
                 // In the assembly's entry and exit, `L->base` is that of the C function that called in. Only while results
                 // are moved down on the way out it is not yet; then the PC register holds it, for one instruction negated.
                 let below = if (r.bx as i64) < 0 { r.bx.wrapping_neg() } else { r.bx };
-                if own && (below == stack + 16 || link_fits(layout, below, stack, maxstack)) {
+                if own && (below == bottom || link_fits(layout, below, stack, maxstack)) {
                     walk.base = below;
                     source = base::CALLER;
                 }
@@ -615,30 +644,32 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
                 let cx = r.volatile[1];
                 let delta = r.bx & !7;
                 let called = cx.wrapping_sub(delta);
-                if r.bx & 7 == FRAME_VARG && on_lua_stack(r.dx, stack, maxstack) && user_word(r.dx + delta - 8) == r.bx
+                if r.bx & 7 == FRAME_VARG
+                    && on_lua_stack(layout, r.dx, stack, maxstack)
+                    && user_link(layout, r.dx + delta) == r.bx
                 {
                     // A vararg function returns: BASE has been moved down to the frame that its pseudo frame was made from.
                     walk.base = r.dx;
                     source = base::REGISTER;
-                } else if r.bx & 3 != 0 && (r.dx == called || r.dx == cx) && called >= stack + 16 && cx <= maxstack {
+                } else if r.bx & 3 != 0 && (r.dx == called || r.dx == cx) && called >= bottom && cx <= maxstack {
                     // A call of a metamethod, or from C, is made up: RA is the new base, PC the new link
                     // (`vm_call_dispatch`).
                     walk.base = called;
-                } else if on_lua_stack(r.dx, stack, maxstack)
-                    && on_lua_stack(r.bp, stack, maxstack)
-                    && (r.bp - delta == r.dx || r.bp - (user_word(r.bp - 8) & !7) == r.dx)
+                } else if on_lua_stack(layout, r.dx, stack, maxstack)
+                    && on_lua_stack(layout, r.bp, stack, maxstack)
+                    && (r.bp - delta == r.dx || r.bp - (user_link(layout, r.bp) & !7) == r.dx)
                 {
                     // Back from a metamethod or callback, RB is its base (`cont_dispatch`).
                     walk.base = r.dx;
                 } else {
-                    let save_pc = user_word(walk.x + 24);
-                    let caller = caller_base(stored, save_pc);
+                    let save_pc = user_reference(layout, walk.x + u64::from(layout.cframe_pc));
+                    let caller = caller_base(layout, stored, save_pc);
                     if r.dx != stored && frame_fits(layout, r.dx, stack, maxstack, save_pc) {
                         // A builtin uses the PC register for something else, and has saved it in the C frame (SAVE_PC).
                         walk.base = r.dx;
-                    } else if r.dx != stored && r.dx - 8 != stored && on_lua_stack(r.dx, stack, maxstack) {
+                    } else if r.dx != stored && r.dx - 8 != stored && on_lua_stack(layout, r.dx, stack, maxstack) {
                         source = base::STALE;
-                    } else if stored != stack + 16 && !link_fits(layout, stored, stack, maxstack) {
+                    } else if stored != bottom && !link_fits(layout, stored, stack, maxstack) {
                         // `coroutine.resume` puts its first result where its link was.
                         let typed = stored - (save_pc & !7);
                         if save_pc & 3 != 0 && link_fits(layout, typed, stack, maxstack) {
@@ -677,13 +708,18 @@ fn thread_number(walk: &Walk) -> u16 {
 /// Takes the C frame at `x` and goes on to the one before it.
 #[inline(always)]
 unsafe fn cframe(walk: &mut Walk, header: &mut Header, body: &mut Body) {
-    // SAFETY: the buffer holds more than 4 words.
-    if !unsafe { read_user(walk.words.as_mut_ptr().cast(), 32, walk.x + 8) } {
+    // SAFETY: the buffer holds 16 words.
+    if !unsafe { read_user(walk.object.as_mut_ptr().cast(), 40, walk.x) } {
         header.flags |= flag::BROKEN_CHAIN;
         walk.phase = phase::FRAME;
         return;
     }
-    let [numbers, l, pc, previous, ..] = walk.words;
+    let layout = &walk.process.layout;
+    let object = &walk.object;
+    let numbers = field(object, layout.cframe_nres);
+    let l = reference(layout, object, layout.cframe_l);
+    let pc = reference(layout, object, layout.cframe_pc);
+    let previous = object[4];
     let entry = next_entry(&mut walk.found, body);
     *entry = Entry {
         kind: entry::CFRAME,
@@ -707,9 +743,11 @@ unsafe fn cframe(walk: &mut Walk, header: &mut Header, body: &mut Body) {
 #[inline(always)]
 unsafe fn lua_frame(walk: &mut Walk, header: &mut Header, body: &mut Body) {
     let at = walk.base;
+    let layout = &walk.process.layout;
+    let bottom = walk.stack + u64::from(layout.frame_size);
     // The bottom of a Lua stack is a dummy frame whose function is the thread itself.
-    if at <= walk.stack + 16 {
-        if at < walk.stack + 16 {
+    if at <= bottom {
+        if at < bottom {
             header.flags |= flag::BROKEN_CHAIN;
         }
         walk.phase = phase::PARENT;
@@ -729,7 +767,7 @@ unsafe fn lua_frame(walk: &mut Walk, header: &mut Header, body: &mut Body) {
         0 | 4 => {
             // SAFETY: see `user_half`.
             instruction = unsafe { user_half(link.wrapping_sub(4)) };
-            below = at - 8 * (2 + u64::from(instruction >> 8 & 0xff));
+            below = at - (u64::from(layout.frame_size) + 8 * u64::from(instruction >> 8 & 0xff));
         }
         2 if continuation == 1 => flags |= frame::FFI_CALLBACK,
         _ => {}
@@ -740,10 +778,10 @@ unsafe fn lua_frame(walk: &mut Walk, header: &mut Header, body: &mut Body) {
         ffid: 0,
         flags,
         slot: (at.wrapping_sub(walk.stack) >> 3) as u32,
-        words: [link, function & POINTER, 0, continuation_pc, 0],
+        words: [link, function & layout.reference, 0, continuation_pc, 0],
         numbers: [instruction, 0, 0, 0],
     };
-    if below >= at || below < walk.stack + 16 {
+    if below >= at || below < bottom {
         header.flags |= flag::BROKEN_CHAIN;
         walk.phase = phase::PARENT;
     } else {
@@ -800,7 +838,7 @@ extern "C" fn describe(index: u32) -> u32 {
             return 0;
         }
         entry.ffid = (field(object, layout.func_ffid) >> ((u64::from(layout.func_ffid) & 7) * 8)) as u8;
-        let code = field(object, layout.func_pc);
+        let code = reference(layout, object, layout.func_pc);
         if entry.ffid != 0 {
             entry.words[2] = user_word(function + u64::from(layout.func_c));
             return 0;
@@ -811,7 +849,7 @@ extern "C" fn describe(index: u32) -> u32 {
             return 0;
         }
     }
-    entry.words[4] = field(object, layout.proto_chunkname);
+    entry.words[4] = reference(layout, object, layout.proto_chunkname);
     entry.numbers[1] = half(object, layout.proto_firstline);
     entry.numbers[2] = half(object, layout.proto_numline);
     entry.numbers[3] = half(object, layout.proto_sizebc);

@@ -1,31 +1,172 @@
-//! What depends on the processor and on the value model: x86-64 with GC64 (64-bit references, two-slot frames).
+//! What depends on the processor, x86-64, and on the value model: how references, values and frames are stored.
 //!
-//! Everything here is the same in every GC64 build for x86-64 POSIX systems, from 2016 to 2026 (checked by compiling the
-//! headers of each revision in `layouts.json`); what differs between builds is in [`super::layout`]. Another
-//! architecture, or builds without GC64, need another version of this file and of the places that use it.
+//! Everything here is the same in every build of one model for x86-64 POSIX systems, from 2016 to 2026 (checked by
+//! compiling the headers of each revision in `layouts.json`); what differs between builds is in [`super::layout`]. Another
+//! architecture needs another version of this file and of the places that use it.
+
+use std::fmt;
+
+use serde::Deserialize;
 
 /// `CFRAME_SIZE`: bytes of an activation's frame on the native stack.
 pub const CFRAME_SIZE: u64 = 80;
-/// `CFRAME_OFS_PREV`: the C frame of the activation below, or 0.
-pub const CFRAME_PREV: u64 = 32;
-/// `CFRAME_OFS_PC`: where the interpreter saves the bytecode PC (`SAVE_PC`).
-pub const CFRAME_PC: u64 = 24;
-/// `CFRAME_OFS_L`: the `lua_State` of the activation.
-pub const CFRAME_L: u64 = 16;
-/// `CFRAME_OFS_ERRF`: 32-bit stack offset of the error function.
-pub const CFRAME_ERRF: u64 = 12;
-/// `CFRAME_OFS_NRES`: 32-bit number of results wanted; negative is a stack offset and marks an errfunc, gc or hook call.
-pub const CFRAME_NRES: u64 = 8;
-/// Bits of a `cframe` pointer that are flags: `CFRAME_RESUME` 1, `CFRAME_UNWIND_FF` 2.
-pub const CFRAME_FLAGS: u64 = 3;
 
 /// Bytes of a slot of the Lua stack.
 pub const SLOT_SIZE: u64 = 8;
-/// `LJ_FR2`: slots of a frame beside the first one: the function is at base-2, the link at base-1.
-pub const FR2: u64 = 1;
 
-/// `LJ_GCVMASK`: the bits of a tagged value that hold a reference.
-pub const POINTER_MASK: u64 = (1 << 47) - 1;
+/// How a build stores references, values and frames: with `LJ_GC64` or without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Model {
+    /// `LJ_GC64`: references have 64 bits, of which 47 are used, and a frame has two slots (`LJ_FR2`), the function at
+    /// base-2 and the link at base-1.
+    Gc64,
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Model::Gc64 => "GC64",
+        })
+    }
+}
+
+/// Offsets in a C frame that depend on the model (`CFRAME_OFS_*`, `lj_frame.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CFrameOffsets {
+    /// The `lua_State` of the activation: a reference.
+    pub l: u16,
+    /// Where the interpreter saves the bytecode PC (`SAVE_PC`): a reference.
+    pub pc: u16,
+    /// 32-bit number of results wanted; negative is a stack offset and marks an errfunc, gc or hook call. Behind it is the
+    /// 32-bit stack offset of the error function.
+    pub nres: u16,
+}
+
+/// Offsets in `GCtab` and its hash part's `Node` (`lj_obj.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableOffsets {
+    /// `sizeof(GCtab)`.
+    pub size: u32,
+    /// Array part: values of the keys `0 .. asize`.
+    pub array: u32,
+    /// Metatable or null.
+    pub metatable: u32,
+    /// Hash part.
+    pub node: u32,
+    /// 32-bit number of slots of the array part.
+    pub asize: u32,
+    /// 32-bit number of nodes of the hash part, minus one.
+    pub hmask: u32,
+}
+
+/// `sizeof(Node)`.
+pub const NODE_SIZE: usize = 24;
+/// Value in a node.
+pub const NODE_VALUE: u32 = 0;
+/// Key in a node.
+pub const NODE_KEY: u32 = 8;
+
+impl Model {
+    /// All of them.
+    pub const ALL: [Model; 1] = [Model::Gc64];
+
+    /// Bytes of a reference to a collectable object (`GCRef`) or to other memory (`MRef`). Where LuaJIT's structs have a C
+    /// pointer, that has eight bytes in any model.
+    pub fn reference_size(self) -> u64 {
+        match self {
+            Model::Gc64 => 8,
+        }
+    }
+
+    /// The bits of a reference; in a tagged value they are next to the tag (`LJ_GCVMASK`).
+    pub fn reference_mask(self) -> u64 {
+        match self {
+            Model::Gc64 => (1 << 47) - 1,
+        }
+    }
+
+    /// Slots that a frame takes below its base (`1 + LJ_FR2`). The lowest one holds the function, the highest one the link.
+    pub fn frame_slots(self) -> u32 {
+        match self {
+            Model::Gc64 => 2,
+        }
+    }
+
+    /// Bits of the slot with a frame's function that say that it is one, and their value.
+    pub fn function_tag(self) -> (u64, u64) {
+        match self {
+            Model::Gc64 => (!self.reference_mask(), !(Tag::Function as u64) << 47),
+        }
+    }
+
+    /// Bits below the link in its slot.
+    pub fn link_shift(self) -> u32 {
+        match self {
+            Model::Gc64 => 0,
+        }
+    }
+
+    /// Offset of the `gct` byte in every collectable object (`GCHeader`).
+    pub fn gct(self) -> u32 {
+        match self {
+            Model::Gc64 => 9,
+        }
+    }
+
+    /// Offset of `glref` in `lua_State`.
+    pub fn glref(self) -> usize {
+        match self {
+            Model::Gc64 => 16,
+        }
+    }
+
+    /// Offset of `v` in `GCupval`: a reference to the upvalue's value.
+    pub fn upvalue_v(self) -> u32 {
+        match self {
+            Model::Gc64 => 32,
+        }
+    }
+
+    /// Offsets in a C frame.
+    pub fn cframe(self) -> CFrameOffsets {
+        match self {
+            Model::Gc64 => CFrameOffsets { l: 16, pc: 24, nres: 8 },
+        }
+    }
+
+    /// Offsets in a table.
+    pub fn table(self) -> TableOffsets {
+        match self {
+            Model::Gc64 => TableOffsets { size: 64, array: 16, metatable: 32, node: 40, asize: 48, hmask: 52 },
+        }
+    }
+
+    /// Decodes a slot, table entry or upvalue.
+    pub fn value(self, word: u64) -> Value {
+        // The upper 17 bits are the tag, sign-extended: all ones for nil, one less for each further type.
+        let tag = match self {
+            Model::Gc64 => !((word.cast_signed() >> 47) as u32),
+        };
+        let low = word & self.reference_mask();
+        match tag {
+            0 => Value::Primitive(Tag::Nil),
+            1 => Value::Primitive(Tag::False),
+            2 => Value::Primitive(Tag::True),
+            3 => Value::LightUserdata(low),
+            4 => Value::Object(Tag::String, low),
+            5 => Value::Object(Tag::Upvalue, low),
+            6 => Value::Object(Tag::Thread, low),
+            7 => Value::Object(Tag::Proto, low),
+            8 => Value::Object(Tag::Function, low),
+            9 => Value::Object(Tag::Trace, low),
+            10 => Value::Object(Tag::Cdata, low),
+            11 => Value::Object(Tag::Table, low),
+            12 => Value::Object(Tag::Userdata, low),
+            _ => Value::Number,
+        }
+    }
+}
 
 /// The lowest three bits of a frame's link (`FRAME_TYPEP`).
 pub const LINK_TYPE_MASK: u64 = 7;
@@ -106,29 +247,6 @@ pub enum Value {
 }
 
 impl Value {
-    /// Decodes a slot, table entry or upvalue.
-    pub fn of(word: u64) -> Value {
-        // The upper 17 bits are the tag, sign-extended: all ones for nil, one less for each further type.
-        let tag = !((word.cast_signed() >> 47) as u32);
-        let low = word & POINTER_MASK;
-        match tag {
-            0 => Value::Primitive(Tag::Nil),
-            1 => Value::Primitive(Tag::False),
-            2 => Value::Primitive(Tag::True),
-            3 => Value::LightUserdata(low),
-            4 => Value::Object(Tag::String, low),
-            5 => Value::Object(Tag::Upvalue, low),
-            6 => Value::Object(Tag::Thread, low),
-            7 => Value::Object(Tag::Proto, low),
-            8 => Value::Object(Tag::Function, low),
-            9 => Value::Object(Tag::Trace, low),
-            10 => Value::Object(Tag::Cdata, low),
-            11 => Value::Object(Tag::Table, low),
-            12 => Value::Object(Tag::Userdata, low),
-            _ => Value::Number,
-        }
-    }
-
     /// The address of the object of this type that the value refers to.
     pub fn object(self, tag: Tag) -> Option<u64> {
         match self {
@@ -137,34 +255,6 @@ impl Value {
         }
     }
 }
-
-/// Offset of the `gct` byte in every collectable object (`GCHeader`).
-pub const GCT: u64 = 9;
-
-/// Offsets in `GCtab` and its hash part's `Node` (`lj_obj.h`).
-pub mod table {
-    /// `sizeof(GCtab)`.
-    pub const SIZE: u64 = 64;
-    /// Array part: values of the keys `0 .. asize`.
-    pub const ARRAY: usize = 16;
-    /// Metatable or null.
-    pub const METATABLE: usize = 32;
-    /// Hash part.
-    pub const NODE: usize = 40;
-    /// 32-bit number of slots of the array part.
-    pub const ASIZE: usize = 48;
-    /// 32-bit number of nodes of the hash part, minus one.
-    pub const HMASK: usize = 52;
-    /// `sizeof(Node)`.
-    pub const NODE_SIZE: usize = 24;
-    /// Value in a node.
-    pub const NODE_VALUE: usize = 0;
-    /// Key in a node.
-    pub const NODE_KEY: usize = 8;
-}
-
-/// Offset of `v` in `GCupval`: address of the upvalue's value.
-pub const UPVALUE_V: u64 = 32;
 
 /// `GG_NUM_ASMFF`: entries of `GG_State.bcff`, the bytecode of fast functions written in assembly.
 pub const ASM_FAST_FUNCTIONS: u32 = 57;
@@ -175,14 +265,14 @@ mod tests {
 
     #[test]
     fn values_are_told_apart_by_their_upper_bits() {
-        assert_eq!(Value::of(u64::MAX), Value::Primitive(Tag::Nil));
-        assert_eq!(Value::of(0xfffe_ffff_ffff_ffff), Value::Primitive(Tag::True));
-        assert_eq!(Value::of((!11_u64 << 47) | 0x7f12_3456_7890), Value::Object(Tag::Table, 0x7f12_3456_7890));
-        assert_eq!(Value::of((!8_u64 << 47) | 0x4000_1000).object(Tag::Function), Some(0x4000_1000));
-        assert_eq!(Value::of(1.5_f64.to_bits()), Value::Number);
-        assert_eq!(Value::of((-1.5_f64).to_bits()), Value::Number);
-        assert_eq!(Value::of(f64::NEG_INFINITY.to_bits()), Value::Number);
-        assert_eq!(Value::of((!13_u64 << 47) | 7), Value::Number, "an integer of a dual-number build");
+        assert_eq!(Model::Gc64.value(u64::MAX), Value::Primitive(Tag::Nil));
+        assert_eq!(Model::Gc64.value(0xfffe_ffff_ffff_ffff), Value::Primitive(Tag::True));
+        assert_eq!(Model::Gc64.value((!11_u64 << 47) | 0x7f12_3456_7890), Value::Object(Tag::Table, 0x7f12_3456_7890));
+        assert_eq!(Model::Gc64.value((!8_u64 << 47) | 0x4000_1000).object(Tag::Function), Some(0x4000_1000));
+        assert_eq!(Model::Gc64.value(1.5_f64.to_bits()), Value::Number);
+        assert_eq!(Model::Gc64.value((-1.5_f64).to_bits()), Value::Number);
+        assert_eq!(Model::Gc64.value(f64::NEG_INFINITY.to_bits()), Value::Number);
+        assert_eq!(Model::Gc64.value((!13_u64 << 47) | 7), Value::Number, "an integer of a dual-number build");
     }
 
     #[test]

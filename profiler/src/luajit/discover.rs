@@ -21,10 +21,10 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::arch::{self, Tag, Value};
+use super::arch::{self, Model, Tag};
 use super::layout::Layout;
 use super::memory::{Memory, ReadError, Region};
-use super::object::{byte_at, u32_at, u64_at};
+use super::object::{byte_at, reference_at, u32_at, u64_at};
 
 /// Bytes read at once.
 const CHUNK: u64 = 1 << 20;
@@ -106,6 +106,8 @@ pub struct Searched {
 pub struct UnknownVm {
     /// Address of the main thread.
     pub main_thread: u64,
+    /// How it stores references.
+    pub model: Model,
     /// `sizeof(lua_State)`.
     pub lua_state_size: u64,
     /// Offset of `mainthref` in the `global_State`.
@@ -120,8 +122,8 @@ impl fmt::Display for UnknownVm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "a LuaJIT VM at {:#x} has a layout that luaflame does not know (sizeof(lua_State) {}, mainthref {}",
-            self.main_thread, self.lua_state_size, self.mainthref
+            "a LuaJIT VM at {:#x} has a layout that luaflame does not know ({}, sizeof(lua_State) {}, mainthref {}",
+            self.main_thread, self.model, self.lua_state_size, self.mainthref
         )?;
         if let Some((offset, opcodes)) = self.bcff {
             write!(f, ", bcff {offset}, {opcodes} opcodes")?;
@@ -189,15 +191,16 @@ pub fn discover(memory: &dyn Memory, regions: &[Region], layouts: &[Arc<Layout>]
         regions.iter().filter(|region| region.executable).map(|region| region.range.clone()).collect();
     let mut candidates = BTreeSet::new();
     let mut buffer = Vec::new();
-    // LuaJIT's references have 47 bits, so a VM is below.
-    let searchable = |region: &&Region| region.private && region.writable && region.range.end <= arch::POINTER_MASK + 1;
+    // A VM is where its references reach.
+    let most = Model::ALL.map(Model::reference_mask).into_iter().max().unwrap_or(0);
+    let searchable = |region: &&Region| region.private && region.writable && region.range.end <= most + 1;
     for region in regions.iter().filter(searchable) {
         found.searched.regions += 1;
         search_region(memory, &region.range, &mut buffer, &mut candidates, &mut found.searched);
     }
     found.searched.candidates = candidates.len();
-    for (main_thread, size) in candidates {
-        match identify(memory, main_thread, size, layouts, &executable) {
+    for candidate in candidates {
+        match identify(memory, candidate, layouts, &executable) {
             Identity::Vm(vm) => found.vms.push(vm),
             Identity::Unknown(unknown) => found.unknown.push(unknown),
             Identity::NoVm => {}
@@ -206,12 +209,22 @@ pub fn discover(memory: &dyn Memory, regions: &[Region], layouts: &[Arc<Layout>]
     found
 }
 
-/// Adds every `(L, glref - L)` of the region that has the shape of a main thread.
+/// A place that has the shape of a main thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    /// Its address.
+    main_thread: u64,
+    /// `glref - L`: `sizeof(lua_State)`.
+    size: u64,
+    model: Model,
+}
+
+/// Adds every candidate of the region.
 fn search_region(
     memory: &dyn Memory,
     range: &Range<u64>,
     buffer: &mut Vec<u8>,
-    candidates: &mut BTreeSet<(u64, u64)>,
+    candidates: &mut BTreeSet<Candidate>,
     searched: &mut Searched,
 ) {
     let mut at = range.start & !(PAGE - 1);
@@ -230,21 +243,26 @@ fn search_region(
     }
 }
 
-/// The place of `glref` in `lua_State`, and of the bytes of its header that are always the same.
-const GLREF: u64 = 16;
-
-fn search_chunk(start: u64, bytes: &[u8], candidates: &mut BTreeSet<(u64, u64)>) {
-    for (index, word) in bytes.chunks_exact(8).enumerate().skip(GLREF as usize / 8) {
-        let word = u64::from_le_bytes(word.try_into().expect("chunks of eight"));
-        let main_thread = start + index as u64 * 8 - GLREF;
-        let size = word.wrapping_sub(main_thread);
-        if !LUA_STATE_SIZES.contains(&size) {
-            continue;
-        }
-        let header = &bytes[index * 8 - GLREF as usize..];
-        // gct is that of a thread, and dummy_ffid is FF_C.
-        if header[arch::GCT as usize] == Tag::Thread.gct() && header[10] == 1 && candidates.len() < MAX_CANDIDATES {
-            candidates.insert((main_thread, size));
+fn search_chunk(start: u64, bytes: &[u8], candidates: &mut BTreeSet<Candidate>) {
+    for model in Model::ALL.into_iter().filter(|model| start <= model.reference_mask()) {
+        let glref = model.glref();
+        let mask = model.reference_mask();
+        for (index, word) in bytes.chunks_exact(8).enumerate().skip(glref / 8) {
+            let word = u64::from_le_bytes(word.try_into().expect("chunks of eight"));
+            let main_thread = start + index as u64 * 8 - glref as u64;
+            let size = (word & mask).wrapping_sub(main_thread);
+            if !LUA_STATE_SIZES.contains(&size) {
+                continue;
+            }
+            let header = &bytes[index * 8 - glref..];
+            let gct = model.gct();
+            // gct is that of a thread, and dummy_ffid behind it is FF_C.
+            if byte_at(header, gct) == Tag::Thread.gct()
+                && byte_at(header, gct + 1) == 1
+                && candidates.len() < MAX_CANDIDATES
+            {
+                candidates.insert(Candidate { main_thread, size, model });
+            }
         }
     }
 }
@@ -272,16 +290,12 @@ enum Identity {
     NoVm,
 }
 
-fn identify(
-    memory: &dyn Memory,
-    main_thread: u64,
-    size: u64,
-    layouts: &[Arc<Layout>],
-    executable: &[Range<u64>],
-) -> Identity {
+fn identify(memory: &dyn Memory, candidate: Candidate, layouts: &[Arc<Layout>], executable: &[Range<u64>]) -> Identity {
+    let Candidate { main_thread, size, model } = candidate;
     let mut refused = Vec::new();
     let mut fitting = Vec::new();
-    for layout in layouts.iter().filter(|layout| u64::from(layout.lua_state.size) == size) {
+    let same = |layout: &&Arc<Layout>| layout.model == model && u64::from(layout.lua_state.size) == size;
+    for layout in layouts.iter().filter(same) {
         match check(memory, main_thread, layout, Some(executable)) {
             Ok(()) => fitting.push(layout.clone()),
             Err(mismatch) => refused.push((layout.seen_in.first().cloned().unwrap_or_default(), mismatch)),
@@ -294,14 +308,14 @@ fn identify(
     let mut block = vec![0; 16 << 10];
     read_tolerant(memory, main_thread, &mut block);
     let mainthref = block[size as usize..][..512]
-        .chunks_exact(8)
-        .position(|word| word == main_thread.to_le_bytes())
-        .map(|index| index as u64 * 8);
+        .chunks_exact(model.reference_size() as usize)
+        .position(|word| reference_at(model, word, 0) == main_thread)
+        .map(|index| index as u64 * model.reference_size());
     let bcff = find_bcff(&block);
     // A back-reference alone also occurs by chance, in freed memory for one.
     match mainthref {
         Some(mainthref) if bcff.is_some() || refused.iter().any(|(_, mismatch)| past_strempty(mismatch)) => {
-            Identity::Unknown(UnknownVm { main_thread, lua_state_size: size, mainthref, bcff, refused })
+            Identity::Unknown(UnknownVm { main_thread, model, lua_state_size: size, mainthref, bcff, refused })
         }
         _ => Identity::NoVm,
     }
@@ -353,6 +367,10 @@ impl Block<'_> {
         u64_at(&self.bytes, offset)
     }
 
+    fn reference(&self, offset: u32) -> u64 {
+        reference_at(self.layout.model, &self.bytes, offset)
+    }
+
     /// Offset in the block of a field of `global_State`.
     fn g(&self, offset: u32) -> u32 {
         self.layout.gg.g + offset
@@ -393,14 +411,15 @@ fn check_once(
     let ensure = |holds: bool, mismatch: Mismatch| if holds { Ok(()) } else { Err(mismatch) };
     let bytes = memory.bytes(main_thread, layout.gg.size as usize)?;
     let block = Block { bytes, layout };
+    let model = layout.model;
     let g = main_thread.wrapping_add(u64::from(layout.gg.g));
 
     check_thread(&block.bytes, layout, g)?;
-    ensure(block.u64(block.g(layout.global_state.mainthref)) == main_thread, Mismatch::MainThreadReference)?;
+    ensure(block.reference(block.g(layout.global_state.mainthref)) == main_thread, Mismatch::MainThreadReference)?;
 
     let strempty = block.g(layout.global_state.strempty);
     ensure(
-        block.u8(strempty + arch::GCT as u32) == Tag::String.gct() && block.u32(strempty + layout.string.len) == 0,
+        block.u8(strempty + model.gct()) == Tag::String.gct() && block.u32(strempty + layout.string.len) == 0,
         Mismatch::EmptyString,
     )?;
 
@@ -417,21 +436,21 @@ fn check_once(
         Mismatch::Dispatch,
     )?;
 
-    let registry = Value::of(block.u64(block.g(layout.global_state.registrytv))).object(Tag::Table);
+    let registry = model.value(block.u64(block.g(layout.global_state.registrytv))).object(Tag::Table);
     let registry = registry.ok_or(Mismatch::Registry)?;
-    ensure(memory.u8(registry.wrapping_add(arch::GCT)) == Ok(Tag::Table.gct()), Mismatch::Registry)?;
+    ensure(memory.u8(registry.wrapping_add(model.gct().into())) == Ok(Tag::Table.gct()), Mismatch::Registry)?;
 
     let is_thread = |address: u64| {
         address == 0
             || memory.bytes(address, layout.lua_state.size as usize).is_ok_and(|bytes| {
                 byte_at(&bytes, layout.lua_state.gct) == Tag::Thread.gct()
-                    && u64_at(&bytes, layout.lua_state.glref) == g
+                    && reference_at(model, &bytes, layout.lua_state.glref) == g
             })
     };
-    ensure(is_thread(block.u64(block.g(layout.global_state.cur_l))), Mismatch::CurrentThread)?;
+    ensure(is_thread(block.reference(block.g(layout.global_state.cur_l))), Mismatch::CurrentThread)?;
     ensure(defaults(&block) >= MIN_DEFAULTS, Mismatch::Parameters)?;
-    let jit_base = block.u64(block.g(layout.global_state.jit_base));
-    ensure(jit_base.is_multiple_of(arch::SLOT_SIZE) && jit_base <= arch::POINTER_MASK, Mismatch::JitBase)?;
+    let jit_base = block.reference(block.g(layout.global_state.jit_base));
+    ensure(jit_base.is_multiple_of(arch::SLOT_SIZE) && jit_base <= model.reference_mask(), Mismatch::JitBase)?;
 
     let (table, size) = trace_table(&block);
     ensure(size <= 1 << 16 && table.is_multiple_of(8) && (table == 0) == (size == 0), Mismatch::Traces)?;
@@ -445,8 +464,10 @@ fn check_once(
 /// The rules about a thread's own fields.
 fn check_thread(bytes: &[u8], layout: &Layout, g: u64) -> Result<(), Mismatch> {
     let thread = &layout.lua_state;
-    let [glref, base, top, stack, maxstack] =
-        [thread.glref, thread.base, thread.top, thread.stack, thread.maxstack].map(|offset| u64_at(bytes, offset));
+    let model = layout.model;
+    let [glref, stack, maxstack] =
+        [thread.glref, thread.stack, thread.maxstack].map(|offset| reference_at(model, bytes, offset));
+    let [base, top] = [thread.base, thread.top].map(|offset| u64_at(bytes, offset));
     let slots = u64::from(u32_at(bytes, thread.stacksize));
     if bytes.get(thread.gct as usize) != Some(&Tag::Thread.gct())
         || bytes.get(thread.dummy_ffid as usize) != Some(&1)
@@ -458,7 +479,7 @@ fn check_thread(bytes: &[u8], layout: &Layout, g: u64) -> Result<(), Mismatch> {
     // are about different stacks; while the interpreter runs, base may be above top.
     let plausible = [base, top, stack, maxstack]
         .iter()
-        .all(|address| *address != 0 && address.is_multiple_of(arch::SLOT_SIZE) && *address <= arch::POINTER_MASK);
+        .all(|address| *address != 0 && address.is_multiple_of(arch::SLOT_SIZE) && *address <= model.reference_mask());
     if plausible && (1..=MAX_STACK_SLOTS).contains(&slots) { Ok(()) } else { Err(Mismatch::Stack) }
 }
 
@@ -474,11 +495,12 @@ fn trace_table(block: &Block<'_>) -> (u64, u32) {
 /// not: it is `J.cur`, at the start of the `jit_State`.
 fn traces_agree(memory: &dyn Memory, layout: &Layout, table: u64, size: u32, jit_state: u64) -> (u32, u32) {
     let (mut agreeing, mut differing) = (0, 0);
-    let Ok(traces) = memory.bytes(table, size.min(1 << 12) as usize * 8) else {
+    let width = layout.model.reference_size() as usize;
+    let Ok(traces) = memory.bytes(table, size.min(1 << 12) as usize * width) else {
         // The table was moved in between.
         return (0, 0);
     };
-    let traces = traces.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
+    let traces = traces.chunks_exact(width).map(|reference| reference_at(layout.model, reference, 0));
     for (number, trace) in
         traces.enumerate().filter(|(_, trace)| *trace != 0 && *trace != jit_state).take(TRACES_TRIED as usize)
     {
@@ -583,7 +605,7 @@ impl Vm {
     /// When it cannot be read.
     pub fn registry(&self, memory: &dyn Memory) -> Result<Option<u64>, ReadError> {
         let registry = memory.u64(self.g.wrapping_add(u64::from(self.layout.global_state.registrytv)))?;
-        Ok(Value::of(registry).object(Tag::Table))
+        Ok(self.layout.model.value(registry).object(Tag::Table))
     }
 }
 
@@ -692,7 +714,7 @@ mod tests {
         assert_eq!((unknown.main_thread, unknown.lua_state_size), (vm.main_thread, 112));
         assert_eq!(unknown.bcff, Some((6080, 97)));
         let report = unknown.to_string();
-        assert!(report.contains("sizeof(lua_State) 112, mainthref 192, bcff 6080, 97 opcodes"), "{report}");
+        assert!(report.contains("GC64, sizeof(lua_State) 112, mainthref 192, bcff 6080, 97 opcodes"), "{report}");
     }
 
     #[test]

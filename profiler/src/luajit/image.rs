@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::arch::{self, Tag, table};
+use super::arch::{self, Model, NODE_KEY, NODE_SIZE, NODE_VALUE, Tag};
 use super::discover::Vm;
 use super::layout::Layout;
 use super::memory::{Memory, ReadError, Region};
@@ -29,8 +29,10 @@ impl Memory for Image {
 }
 
 /// A tagged reference.
-pub(crate) fn reference(tag: Tag, address: u64) -> u64 {
-    (!(tag as u64) << 47) | address
+pub(crate) fn reference(model: Model, tag: Tag, address: u64) -> u64 {
+    match model {
+        Model::Gc64 => (!(tag as u64) << 47) | address,
+    }
 }
 
 /// Where the VM's assembly is in every image.
@@ -64,13 +66,18 @@ impl Image {
         self.write(address, &value.to_le_bytes());
     }
 
-    fn gct(&mut self, address: u64, tag: Tag) {
-        self.write(address + arch::GCT, &[tag.gct()]);
+    /// Writes a reference.
+    pub(crate) fn put_reference(&mut self, model: Model, address: u64, value: u64) {
+        self.write(address, &value.to_le_bytes()[..model.reference_size() as usize]);
+    }
+
+    fn gct(&mut self, model: Model, address: u64, tag: Tag) {
+        self.write(address + u64::from(model.gct()), &[tag.gct()]);
     }
 
     pub(crate) fn string(&mut self, layout: &Layout, text: &[u8]) -> u64 {
         let address = self.allocate(layout.string.size as usize + text.len() + 1);
-        self.gct(address, Tag::String);
+        self.gct(layout.model, address, Tag::String);
         self.put_u32(address + u64::from(layout.string.len), text.len() as u32);
         self.write(address + u64::from(layout.string.size), text);
         address
@@ -79,19 +86,22 @@ impl Image {
     /// A table with string keys.
     pub(crate) fn table(&mut self, layout: &Layout, entries: &[(&str, u64)]) -> u64 {
         let count = entries.len().next_power_of_two();
-        let address = self.allocate(table::SIZE as usize);
-        let node = self.allocate(count * table::NODE_SIZE);
-        self.gct(address, Tag::Table);
-        self.put_u64(address + table::NODE as u64, node);
-        self.put_u32(address + table::HMASK as u64, count as u32 - 1);
+        let table = layout.model.table();
+        let address = self.allocate(table.size as usize);
+        let node = self.allocate(count * NODE_SIZE);
+        self.gct(layout.model, address, Tag::Table);
+        self.put_reference(layout.model, address + u64::from(table.node), node);
+        self.put_u32(address + u64::from(table.hmask), count as u32 - 1);
         for index in 0..count {
             let (key, value) = match entries.get(index) {
-                Some((key, value)) => (reference(Tag::String, self.string(layout, key.as_bytes())), *value),
+                Some((key, value)) => {
+                    (reference(layout.model, Tag::String, self.string(layout, key.as_bytes())), *value)
+                }
                 None => (u64::MAX, u64::MAX),
             };
-            let at = node + (index * table::NODE_SIZE) as u64;
-            self.put_u64(at + table::NODE_VALUE as u64, value);
-            self.put_u64(at + table::NODE_KEY as u64, key);
+            let at = node + (index * NODE_SIZE) as u64;
+            self.put_u64(at + u64::from(NODE_VALUE), value);
+            self.put_u64(at + u64::from(NODE_KEY), key);
         }
         address
     }
@@ -99,9 +109,9 @@ impl Image {
     /// A function: `pc` for a Lua function (`ffid` 0), `code` for others.
     pub(crate) fn function(&mut self, layout: &Layout, ffid: u8, pc: u64, code: u64) -> u64 {
         let address = self.allocate(48);
-        self.gct(address, Tag::Function);
+        self.gct(layout.model, address, Tag::Function);
         self.write(address + u64::from(layout.func.ffid), &[ffid]);
-        self.put_u64(address + u64::from(layout.func.pc), pc);
+        self.put_reference(layout.model, address + u64::from(layout.func.pc), pc);
         self.put_u64(address + u64::from(layout.func.c_function), code);
         address
     }
@@ -114,23 +124,24 @@ impl Image {
         let g = main_thread + u64::from(gg.g);
         let thread = &layout.lua_state;
         let field = |offset: u32| main_thread + u64::from(offset);
-        self.gct(main_thread, Tag::Thread);
+        self.gct(layout.model, main_thread, Tag::Thread);
         self.write(field(thread.dummy_ffid), &[1]);
-        self.put_u64(field(thread.glref), g);
-        self.put_u64(field(thread.stack), stack);
-        self.put_u64(field(thread.base), stack + 16);
-        self.put_u64(field(thread.top), stack + 24);
-        self.put_u64(field(thread.maxstack), stack + (64 - 8) * 8);
+        self.put_reference(layout.model, field(thread.glref), g);
+        self.put_reference(layout.model, field(thread.stack), stack);
+        let base = stack + u64::from(layout.model.frame_slots()) * 8;
+        self.put_u64(field(thread.base), base);
+        self.put_u64(field(thread.top), base + 8);
+        self.put_reference(layout.model, field(thread.maxstack), stack + (64 - 8) * 8);
         self.put_u32(field(thread.stacksize), 64);
-        self.put_u64(field(thread.env), globals);
+        self.put_reference(layout.model, field(thread.env), globals);
 
         let global = &layout.global_state;
         let field = |offset: u32| g + u64::from(offset);
-        self.gct(field(global.strempty), Tag::String);
+        self.gct(layout.model, field(global.strempty), Tag::String);
         self.put_u32(field(global.vmstate), (-2_i32).cast_unsigned());
-        self.put_u64(field(global.mainthref), main_thread);
-        self.put_u64(field(global.cur_l), main_thread);
-        self.put_u64(field(global.registrytv), reference(Tag::Table, registry));
+        self.put_reference(layout.model, field(global.mainthref), main_thread);
+        self.put_reference(layout.model, field(global.cur_l), main_thread);
+        self.put_u64(field(global.registrytv), reference(layout.model, Tag::Table, registry));
 
         let param = main_thread + u64::from(gg.j + layout.jit_state.param);
         let params = [1000, 4000, 500, 100, 500, 0, 56, 10, 4, 4, 15, 3, 2, 64, 2048];
@@ -155,7 +166,7 @@ impl Image {
         let ir = address + u64::from(fields.size.next_multiple_of(8));
         let snap = ir + instructions * 8;
         let field = |offset: u32| address + u64::from(offset);
-        self.gct(address, Tag::Trace);
+        self.gct(layout.model, address, Tag::Trace);
         self.put_u32(field(fields.nk), 0x7ffe);
         self.put_u32(field(fields.nins), 0x7ffe + instructions as u32);
         self.put_u64(field(fields.ir), ir - 0x7ffe * 8);
@@ -164,7 +175,7 @@ impl Image {
         self.write(field(fields.nsnap), &[snapshots as u8, 0]);
         self.write(field(fields.traceno), &[1, 0]);
         let array = self.allocate(16);
-        self.put_u64(array + 8, address);
+        self.put_reference(layout.model, array + layout.model.reference_size(), address);
         self.put_u64(vm.jit_state() + u64::from(layout.jit_state.trace), array);
         self.put_u32(vm.jit_state() + u64::from(layout.jit_state.sizetrace), 2);
     }

@@ -10,11 +10,15 @@
 
 use serde::Deserialize;
 
+use super::arch::Model;
+
 /// The layout of every struct that the profiler reads, for one family of builds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 pub struct Layout {
     /// The first and the last revision with this layout.
     pub seen_in: Vec<String>,
+    /// How references, values and frames are stored.
+    pub model: Model,
     /// Number of bytecode opcodes (`BC__MAX`).
     pub opcodes: u32,
     /// `GG_State`: main thread, global state, JIT state and dispatch table in one block.

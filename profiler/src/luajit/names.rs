@@ -23,7 +23,7 @@ use super::arch::Tag;
 use super::definition;
 use super::discover::Vm;
 use super::memory::Memory;
-use super::object::{Function, FunctionKind};
+use super::object::{Function, FunctionKind, byte_at, read_reference};
 use super::proto::{Fingerprint, Proto};
 use super::source::SourceIndex;
 use super::walk::{Walk, walk};
@@ -107,7 +107,7 @@ impl Names {
                     names.closures.push(*function);
                     let size = vm.layout.proto.size as usize;
                     if let Ok(header) = memory.bytes(proto, size)
-                        && header[super::arch::GCT as usize] == Tag::Proto.gct()
+                        && byte_at(&header, vm.layout.model.gct()) == Tag::Proto.gct()
                     {
                         let fingerprint = Proto::fingerprint_of(&vm.layout, &header);
                         let (_, known) =
@@ -364,15 +364,16 @@ fn merge(names: &mut HashMap<u64, Option<String>>, address: u64, name: Option<St
 /// The functions in a Lua function's upvalues, with their index.
 fn upvalues(memory: &dyn Memory, vm: &Vm, function: &Function) -> Vec<(usize, Function)> {
     let mut found = Vec::new();
+    let model = vm.layout.model;
+    let references = function.address.wrapping_add(u64::from(vm.layout.func.uvptr));
     let count = u32::from(function.upvalues).min(MAX_UPVALUES);
     for index in 0..count {
-        let slot = function.address.wrapping_add(u64::from(vm.layout.func.uvptr + index * 8));
-        let value = memory
-            .u64(slot)
-            .and_then(|upvalue| memory.u64(upvalue.wrapping_add(super::arch::UPVALUE_V)))
+        let slot = references.wrapping_add(u64::from(index) * model.reference_size());
+        let value = read_reference(memory, model, slot)
+            .and_then(|upvalue| read_reference(memory, model, upvalue.wrapping_add(model.upvalue_v().into())))
             .and_then(|value| memory.u64(value));
         if let Ok(value) = value
-            && let Some(address) = super::arch::Value::of(value).object(Tag::Function)
+            && let Some(address) = model.value(value).object(Tag::Function)
             && let Ok(inner) = Function::read(memory, &vm.layout, address)
         {
             found.push((index as usize, inner));
@@ -387,13 +388,14 @@ mod tests {
     use super::super::layout::Layout;
     use super::*;
 
-    fn functions(entries: &[(&str, u64)]) -> Vec<(String, u64)> {
-        entries.iter().map(|(name, address)| ((*name).to_owned(), reference(Tag::Function, *address))).collect()
+    fn functions(layout: &Layout, entries: &[(&str, u64)]) -> Vec<(String, u64)> {
+        let function = |address: u64| reference(layout.model, Tag::Function, address);
+        entries.iter().map(|(name, address)| ((*name).to_owned(), function(*address))).collect()
     }
 
     fn table(image: &mut Image, layout: &Layout, entries: &[(String, u64)]) -> u64 {
         let entries: Vec<(&str, u64)> = entries.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-        reference(Tag::Table, image.table(layout, &entries))
+        reference(layout.model, Tag::Table, image.table(layout, &entries))
     }
 
     #[test]
@@ -405,23 +407,28 @@ mod tests {
         let (encode, safe_encode, safe_decode) = (function(1, 0x1000), function(1, 0x2000), function(1, 0x2000));
         let other_encode = function(1, 0x1000);
 
-        let string = table(&mut image, &layout, &functions(&[("format", format)]));
-        let cjson = table(&mut image, &layout, &functions(&[("encode", encode)]));
-        let safe = table(&mut image, &layout, &functions(&[("encode", safe_encode), ("decode", safe_decode)]));
+        let string = table(&mut image, &layout, &functions(&layout, &[("format", format)]));
+        let cjson = table(&mut image, &layout, &functions(&layout, &[("encode", encode)]));
+        let safe = table(&mut image, &layout, &functions(&layout, &[("encode", safe_encode), ("decode", safe_decode)]));
         let globals = image.table(
             &layout,
             &[
                 ("string", string),
-                ("fmt", reference(Tag::Function, format)),
-                ("ipairs", reference(Tag::Function, ipairs)),
-                ("pairs", reference(Tag::Function, pairs)),
+                ("fmt", reference(layout.model, Tag::Function, format)),
+                ("ipairs", reference(layout.model, Tag::Function, ipairs)),
+                ("pairs", reference(layout.model, Tag::Function, pairs)),
             ],
         );
         let loaded = image.table(
             &layout,
-            &[("_G", reference(Tag::Table, globals)), ("string", string), ("cjson", cjson), ("cjson.safe", safe)],
+            &[
+                ("_G", reference(layout.model, Tag::Table, globals)),
+                ("string", string),
+                ("cjson", cjson),
+                ("cjson.safe", safe),
+            ],
         );
-        let registry = image.table(&layout, &[("_LOADED", reference(Tag::Table, loaded))]);
+        let registry = image.table(&layout, &[("_LOADED", reference(layout.model, Tag::Table, loaded))]);
         let vm = image.vm(&layout, registry, globals);
 
         let names = Names::read(&image, &vm);
@@ -461,11 +468,12 @@ mod tests {
         let mut closure = |proto: u64| image.function(&layout, 0, proto + u64::from(layout.proto.size), 0);
         let (resume, yielded) = (closure(shared), closure(shared));
         let (get, other_get) = (closure(copied), closure(copied));
-        let wrapped = table(&mut image, &layout, &functions(&[("resume", resume), ("yield", yielded), ("get", get)]));
-        let other = table(&mut image, &layout, &functions(&[("get", other_get)]));
+        let wrapped =
+            table(&mut image, &layout, &functions(&layout, &[("resume", resume), ("yield", yielded), ("get", get)]));
+        let other = table(&mut image, &layout, &functions(&layout, &[("get", other_get)]));
         let globals = image.table(&layout, &[]);
         let loaded = image.table(&layout, &[("coroutine", wrapped), ("other", other)]);
-        let registry = image.table(&layout, &[("_LOADED", reference(Tag::Table, loaded))]);
+        let registry = image.table(&layout, &[("_LOADED", reference(layout.model, Tag::Table, loaded))]);
         let vm = image.vm(&layout, registry, globals);
 
         let mut names = Names::read(&image, &vm);
@@ -481,12 +489,13 @@ mod tests {
     fn tables_that_contain_themselves_and_wrong_references_end_the_walk() {
         let layout = Arc::new(Layout::all().remove(13));
         let mut image = Image::default();
-        let inner = image.table(&layout, &[("self", 0), ("bad", reference(Tag::Table, 0x1234)), ("worse", 0)]);
-        let globals = image.table(&layout, &[("t", reference(Tag::Table, inner)), ("_G", 0)]);
-        let node = Memory::u64(&image, inner + super::super::arch::table::NODE as u64).expect("readable");
-        image.put_u64(node, reference(Tag::Table, inner));
-        image.put_u64(node + 48, reference(Tag::Function, inner));
-        let registry = image.table(&layout, &[("_LOADED", reference(Tag::Table, globals))]);
+        let inner =
+            image.table(&layout, &[("self", 0), ("bad", reference(layout.model, Tag::Table, 0x1234)), ("worse", 0)]);
+        let globals = image.table(&layout, &[("t", reference(layout.model, Tag::Table, inner)), ("_G", 0)]);
+        let node = Memory::u64(&image, inner + u64::from(layout.model.table().node)).expect("readable");
+        image.put_u64(node, reference(layout.model, Tag::Table, inner));
+        image.put_u64(node + 48, reference(layout.model, Tag::Function, inner));
+        let registry = image.table(&layout, &[("_LOADED", reference(layout.model, Tag::Table, globals))]);
         let vm = image.vm(&layout, registry, globals);
         assert!(Names::read(&image, &vm).complete);
     }
@@ -508,9 +517,9 @@ mod tests {
             image.put_u64(proto + u64::from(offset), value);
         }
         let function = image.function(&layout, 0, proto + u64::from(fields.size), 0);
-        let module = image.table(&layout, &[("f", reference(Tag::Function, function))]);
-        let loaded = image.table(&layout, &[("m", reference(Tag::Table, module))]);
-        let registry = image.table(&layout, &[("_LOADED", reference(Tag::Table, loaded))]);
+        let module = image.table(&layout, &[("f", reference(layout.model, Tag::Function, function))]);
+        let loaded = image.table(&layout, &[("m", reference(layout.model, Tag::Table, module))]);
+        let registry = image.table(&layout, &[("_LOADED", reference(layout.model, Tag::Table, loaded))]);
         let vm = image.vm(&layout, registry, loaded);
         image.trace(&vm);
         let places: Vec<u64> = [proto, function, module, loaded, registry, vm.main_thread, vm.g]

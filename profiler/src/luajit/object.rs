@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::arch::{self, Tag, Value, table};
+use super::arch::{Model, NODE_KEY, NODE_SIZE, NODE_VALUE, Tag, Value};
 use super::layout::Layout;
 use super::memory::{Memory, ReadError};
 
@@ -45,7 +45,7 @@ impl Text {
             Ok(bytes) => bytes,
             Err(_) => memory.bytes(address, size)?,
         };
-        if bytes[arch::GCT as usize] != Tag::String.gct() {
+        if byte_at(&bytes, layout.model.gct()) != Tag::String.gct() {
             return Err(ObjectError::NotA(Tag::String, address));
         }
         let length = u32_at(&bytes, layout.string.len) as usize;
@@ -106,10 +106,10 @@ impl Function {
     pub fn read(memory: &dyn Memory, layout: &Layout, address: u64) -> Result<Function, ObjectError> {
         let func = &layout.func;
         let bytes = memory.bytes(address, func.size as usize)?;
-        if bytes[arch::GCT as usize] != Tag::Function.gct() {
+        if byte_at(&bytes, layout.model.gct()) != Tag::Function.gct() {
             return Err(ObjectError::NotA(Tag::Function, address));
         }
-        let pc = u64_at(&bytes, func.pc);
+        let pc = reference_at(layout.model, &bytes, func.pc);
         // A C function always has room for this; a Lua function without upvalues may end before.
         let code = || memory.u64(address.wrapping_add(u64::from(func.c_function)));
         let kind = match byte_at(&bytes, func.ffid) {
@@ -126,6 +126,7 @@ impl Function {
 pub struct Table {
     /// Address of the metatable, or 0.
     pub metatable: u64,
+    model: Model,
     array: u64,
     asize: u32,
     node: u64,
@@ -140,21 +141,23 @@ impl Table {
     ///
     /// # Errors
     /// When there is no table, or it cannot be read.
-    pub fn read(memory: &dyn Memory, address: u64) -> Result<Table, ObjectError> {
-        let bytes = memory.bytes(address, table::SIZE as usize)?;
-        if bytes[arch::GCT as usize] != Tag::Table.gct() {
+    pub fn read(memory: &dyn Memory, model: Model, address: u64) -> Result<Table, ObjectError> {
+        let offsets = model.table();
+        let bytes = memory.bytes(address, offsets.size as usize)?;
+        if byte_at(&bytes, model.gct()) != Tag::Table.gct() {
             return Err(ObjectError::NotA(Tag::Table, address));
         }
-        let hmask = u32_at(&bytes, table::HMASK as u32);
+        let hmask = u32_at(&bytes, offsets.hmask);
         // The hash part has a power of two of nodes.
         if !u64::from(hmask).wrapping_add(1).is_power_of_two() {
             return Err(ObjectError::Malformed(Tag::Table, address));
         }
         Ok(Table {
-            metatable: u64_at(&bytes, table::METATABLE as u32),
-            array: u64_at(&bytes, table::ARRAY as u32),
-            asize: u32_at(&bytes, table::ASIZE as u32),
-            node: u64_at(&bytes, table::NODE as u32),
+            metatable: reference_at(model, &bytes, offsets.metatable),
+            model,
+            array: reference_at(model, &bytes, offsets.array),
+            asize: u32_at(&bytes, offsets.asize),
+            node: reference_at(model, &bytes, offsets.node),
             hmask,
         })
     }
@@ -168,11 +171,11 @@ impl Table {
         let mut index = 0;
         while index < count {
             let length = TABLE_CHUNK.min(count - index);
-            let address = self.node.wrapping_add(index * table::NODE_SIZE as u64);
-            let Ok(bytes) = memory.bytes(address, length as usize * table::NODE_SIZE) else { break };
-            for node in bytes.chunks_exact(table::NODE_SIZE) {
-                let value = Value::of(u64_at(node, table::NODE_VALUE as u32));
-                let key = Value::of(u64_at(node, table::NODE_KEY as u32));
+            let address = self.node.wrapping_add(index * NODE_SIZE as u64);
+            let Ok(bytes) = memory.bytes(address, length as usize * NODE_SIZE) else { break };
+            for node in bytes.chunks_exact(NODE_SIZE) {
+                let value = self.model.value(u64_at(node, NODE_VALUE));
+                let key = self.model.value(u64_at(node, NODE_KEY));
                 // The key of a dead node may be freed; LuaJIT only looks at the value as well.
                 if value != Value::Primitive(Tag::Nil) {
                     pairs.push((key, value));
@@ -192,7 +195,7 @@ impl Table {
         while index < count {
             let length = TABLE_CHUNK.min(count - index);
             let Ok(bytes) = memory.bytes(self.array.wrapping_add(index * 8), length as usize * 8) else { break };
-            values.extend(bytes.chunks_exact(8).map(|word| Value::of(u64_at(word, 0))));
+            values.extend(bytes.chunks_exact(8).map(|word| self.model.value(u64_at(word, 0))));
             index += length;
         }
         values
@@ -207,6 +210,21 @@ pub(super) fn byte_at(bytes: &[u8], offset: u32) -> u8 {
 /// The 32-bit number at `offset`, or 0 past the end.
 pub(super) fn u32_at(bytes: &[u8], offset: u32) -> u32 {
     bytes.get(offset as usize..).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+/// The reference at `offset`, or 0 past the end.
+pub(super) fn reference_at(model: Model, bytes: &[u8], offset: u32) -> u64 {
+    match model {
+        Model::Gc64 => u64_at(bytes, offset),
+    }
+}
+
+/// Reads a reference.
+pub(super) fn read_reference(memory: &(impl Memory + ?Sized), model: Model, address: u64) -> Result<u64, ReadError> {
+    let mut bytes = [0; 8];
+    let bytes = &mut bytes[..model.reference_size() as usize];
+    memory.read(address, bytes)?;
+    Ok(reference_at(model, bytes, 0))
 }
 
 /// The 64-bit number at `offset`, or 0 past the end.

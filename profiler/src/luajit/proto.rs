@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use super::arch::Tag;
+use super::arch::{Model, Tag};
 use super::bytecode::Instruction;
 use super::layout::Layout;
 use super::memory::Memory;
-use super::object::{ObjectError, Text, byte_at, u32_at, u64_at};
+use super::object::{ObjectError, Text, byte_at, reference_at, u32_at};
 
 /// Bytes of a chunk name that are read; only source text given as a chunk name is ever longer.
 pub const MAX_CHUNK_NAME: usize = 64 << 10;
@@ -52,6 +52,7 @@ pub struct Proto {
     /// Name of the chunk: where the source came from.
     pub chunk: ChunkName,
     fingerprint: Fingerprint,
+    model: Model,
     /// The whole object.
     bytes: Vec<u8>,
     /// Offsets in `bytes` of what follows the struct; `None` when stripped.
@@ -89,7 +90,7 @@ impl Proto {
 
         // The offset in the block of a part of `length` bytes, given by its address.
         let part = |field: u32, length: u64| -> Result<Option<usize>, ObjectError> {
-            let at = u64_at(&bytes, field);
+            let at = reference_at(layout.model, &bytes, field);
             if at == 0 {
                 return Ok(None);
             }
@@ -103,9 +104,12 @@ impl Proto {
         let uvinfo = part(fields.uvinfo, 0)?;
         let varinfo = part(fields.varinfo, 0)?;
         let sizekgc = u32_at(&bytes, fields.sizekgc);
-        let k = u64_at(&bytes, fields.k).wrapping_sub(address);
+        let k = reference_at(layout.model, &bytes, fields.k).wrapping_sub(address);
         let code_end = u64::from(fields.size) + u64::from(sizebc) * 4;
-        if code_end > u64::from(size) || k > u64::from(size) || code_end + u64::from(sizekgc) * 8 > k {
+        if code_end > u64::from(size)
+            || k > u64::from(size)
+            || code_end + u64::from(sizekgc) * layout.model.reference_size() > k
+        {
             return Err(malformed);
         }
         let text = Text::read(memory, layout, chunkname, MAX_CHUNK_NAME)?;
@@ -119,6 +123,7 @@ impl Proto {
             numparams: byte_at(&bytes, fields.numparams),
             chunk: ChunkName { text, builtin: firstline == BUILTIN },
             fingerprint,
+            model: layout.model,
             lineinfo,
             uvinfo,
             varinfo,
@@ -133,7 +138,7 @@ impl Proto {
     pub fn fingerprint_of(layout: &Layout, header: &[u8]) -> Fingerprint {
         let fields = &layout.proto;
         Fingerprint {
-            chunkname: u64_at(header, fields.chunkname),
+            chunkname: reference_at(layout.model, header, fields.chunkname),
             firstline: u32_at(header, fields.firstline),
             numline: u32_at(header, fields.numline),
             sizebc: u32_at(header, fields.sizebc),
@@ -214,9 +219,9 @@ impl Proto {
 
     /// Address of a collectable constant: a string, table, cdata or the prototype of a function defined in this one.
     pub fn constant(&self, index: u32) -> Option<u64> {
-        let back = (index as usize).checked_add(1)?.checked_mul(8)?;
+        let back = (index as usize).checked_add(1)?.checked_mul(self.model.reference_size() as usize)?;
         let offset = self.k.checked_sub(back)?;
-        (index < self.sizekgc).then(|| u64_at(&self.bytes, offset as u32))
+        (index < self.sizekgc).then(|| reference_at(self.model, &self.bytes, offset as u32))
     }
 
     /// Name of an upvalue, when not stripped.

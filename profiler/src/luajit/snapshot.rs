@@ -1,12 +1,11 @@
-//! The Lua frames inside a trace, as one of its snapshots holds them (GC64).
+//! The Lua frames inside a trace, as one of its snapshots holds them.
 //!
 //! # How they join the frames on the Lua stack
 //!
 //! While a trace runs, `jit_base` is the base of its *base frame*, the frame in which the trace was entered; frames below
 //! are on the Lua stack, frames above are only in the snapshot. [`Trace::frames`] gives the leaf first and the base frame
 //! last, so: walk the Lua stack from `jit_base` as usual, and put these frames in place of the first one, the frame whose
-//! function is at `jit_base - 16`. Its caller follows from the link at `jit_base - 8`, which no trace changes without
-//! moving `jit_base` too.
+//! base is `jit_base`. Its caller follows from its link, which no trace changes without moving `jit_base` too.
 //!
 //! - The function of the base frame may differ from the one on the Lua stack: a tail call on the trace replaces it, and only
 //!   the snapshot says by what.
@@ -23,6 +22,7 @@
 //! - A trace that goes back to the interpreter writes its frames to the Lua stack but does not move `jit_base`: its last
 //!   snapshot holds until the interpreter resets `jit_base` to 0.
 
+use super::arch::Model;
 use super::layout::Layout;
 use super::memory::Memory;
 use super::trace::{Constant, Function, Position, PrototypeCode, Trace};
@@ -30,17 +30,13 @@ use super::trace::{Constant, Function, Position, PrototypeCode, Trace};
 /// Flags of a snapshot entry (`SNAP_*`): the slot is a frame link; the slot's value is still on the Lua stack.
 const FRAME: u32 = 0x1_0000;
 const NORESTORE: u32 = 0x4_0000;
-/// Slot of the base frame's first local variable; its function and link are the two slots below (`1 + LJ_FR2`).
-const BASE: u32 = 2;
-/// A slot number has 8 bits, and each frame takes at least two slots.
-const MAX_FRAMES: usize = 128;
-/// `LJ_TFUNC` as the upper 17 bits of a slot.
-const TAG_FUNCTION: u64 = 0x1_fff7;
+/// A slot number has 8 bits.
+const MAX_FRAMES: usize = 256;
 
 /// A frame that is active in a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceFrame {
-    /// The frame's base, in slots above `jit_base - 16`: 2 for the base frame.
+    /// The frame's base, in slots above where the base frame's function is.
     pub base_slot: u32,
     /// Address of the function object; `None` when it is only in a register of the trace, as it is for one of many
     /// closures of a prototype.
@@ -85,8 +81,8 @@ impl Trace {
     /// The Lua frames that are active at a position of this trace: leaf first, base frame last. Pseudo-frames of vararg
     /// functions are left out, builtins that call Lua functions (`pcall`) are there.
     ///
-    /// `stack` gives the 8 bytes of a slot of the Lua stack, counted from `jit_base - 16`, as they were in the sample:
-    /// slot 0 is the function of the base frame. It may know slot 0 only.
+    /// `stack` gives the function object that a slot of the Lua stack held in the sample; slot 0 is that of the base
+    /// frame's function. It may know slot 0 only.
     ///
     /// # Errors
     /// When the snapshot, the target's memory and the Lua stack do not fit together.
@@ -97,9 +93,12 @@ impl Trace {
         position: Position,
         stack: impl Fn(u32) -> Option<u64>,
     ) -> Result<Vec<TraceFrame>, FramesError> {
-        let (entries, word) = self.snapshot_words(position.snapshot).ok_or(FramesError::NoSnapshot)?;
-        let decoder = Decoder { trace: self, memory, layout, entries, stack, leaving: position.leaving };
-        decoder.frames(word >> 8, (word & 0xff) as u32 + BASE)
+        let (entries, behind) = self.snapshot_words(position.snapshot).ok_or(FramesError::NoSnapshot)?;
+        let bottom = layout.model.frame_slots();
+        let decoder =
+            Decoder { trace: self, memory, layout, entries, behind, bottom, stack, leaving: position.leaving };
+        let (pc, leaf) = decoder.leaf().ok_or(FramesError::NoSnapshot)?;
+        decoder.frames(pc, leaf)
     }
 }
 
@@ -108,15 +107,30 @@ struct Decoder<'a, M: ?Sized, S> {
     memory: &'a M,
     layout: &'a Layout,
     entries: &'a [u32],
+    /// What is behind the entries, of this snapshot and those after it.
+    behind: &'a [u32],
+    /// Base of the base frame: the slots of a frame below its base are below it.
+    bottom: u32,
     stack: S,
     leaving: bool,
 }
 
 impl<M: Memory + ?Sized, S: Fn(u32) -> Option<u64>> Decoder<'_, M, S> {
+    /// The PC of the snapshot, and the base of its innermost frame.
+    fn leaf(&self) -> Option<(u64, u32)> {
+        match self.layout.model {
+            Model::Gc64 => {
+                let [low, high] = *self.behind.first_chunk()?;
+                let word = u64::from(high) << 32 | u64::from(low);
+                Some((word >> 8, (word & 0xff) as u32 + self.bottom))
+            }
+        }
+    }
+
     fn frames(&self, pc: u64, leaf: u32) -> Result<Vec<TraceFrame>, FramesError> {
         let mut frames = Vec::new();
         if self.leaving {
-            frames.push(self.frame(BASE, Some(pc))?);
+            frames.push(self.frame(self.bottom, Some(pc))?);
             return Ok(frames);
         }
         let mut base = leaf;
@@ -127,7 +141,7 @@ impl<M: Memory + ?Sized, S: Fn(u32) -> Option<u64>> Decoder<'_, M, S> {
             if !pseudo {
                 frames.push(self.frame(base, pc)?);
             }
-            if base == BASE {
+            if base == self.bottom {
                 return Ok(frames);
             }
             let link = self.link(base)?;
@@ -137,7 +151,7 @@ impl<M: Memory + ?Sized, S: Fn(u32) -> Option<u64>> Decoder<'_, M, S> {
                     let call = link.wrapping_sub(4);
                     let instruction = self.memory.u32(call).map_err(|_| FramesError::Call { pc: call })?;
                     pc = Some(call);
-                    base.checked_sub(2 + (instruction >> 8 & 0xff))
+                    base.checked_sub(self.bottom + (instruction >> 8 & 0xff))
                 }
                 kind => {
                     match kind {
@@ -149,7 +163,7 @@ impl<M: Memory + ?Sized, S: Fn(u32) -> Option<u64>> Decoder<'_, M, S> {
                     u32::try_from(link >> 3).ok().filter(|slots| *slots > 0).and_then(|slots| base.checked_sub(slots))
                 }
             };
-            base = below.filter(|below| *below >= BASE).ok_or(FramesError::Link { slot: base })?;
+            base = below.filter(|below| *below >= self.bottom).ok_or(FramesError::Link { slot: base })?;
         }
         Err(FramesError::Link { slot: base })
     }
@@ -164,53 +178,55 @@ impl<M: Memory + ?Sized, S: Fn(u32) -> Option<u64>> Decoder<'_, M, S> {
 
     /// The link of the frame at `base`.
     fn link(&self, base: u32) -> Result<u64, FramesError> {
-        match self.entry(base - 1).filter(|entry| entry & FRAME != 0).and_then(|entry| self.constant(entry)) {
-            Some(Constant::Word(link)) => Ok(link),
-            _ => Err(FramesError::Link { slot: base }),
-        }
+        let link = match self.layout.model {
+            Model::Gc64 => self.word(self.entry(base - 1).filter(|entry| entry & FRAME != 0)),
+        };
+        link.ok_or(FramesError::Link { slot: base })
     }
 
     /// The return PC of a continuation frame: `[cont] [PC] [function] [link]`.
     fn continuation_pc(&self, base: u32) -> Result<u64, FramesError> {
-        let entry = base.checked_sub(3).and_then(|slot| self.entry(slot));
-        match entry.and_then(|entry| self.constant(entry)) {
-            Some(Constant::Word(pc)) => Ok(pc),
-            _ => Err(FramesError::Link { slot: base }),
+        let pc = match self.layout.model {
+            Model::Gc64 => self.word(base.checked_sub(3).and_then(|slot| self.entry(slot))),
+        };
+        pc.ok_or(FramesError::Link { slot: base })
+    }
+
+    /// The 64-bit constant that an entry means.
+    fn word(&self, entry: Option<u32>) -> Option<u64> {
+        match self.constant(entry?)? {
+            Constant::Word(word) => Some(word),
+            _ => None,
         }
     }
 
     /// The function of the frame at `base`, if it can be known.
     fn function(&self, base: u32) -> Option<u64> {
-        let slot = base - 2;
+        let slot = base - self.bottom;
         match self.entry(slot).filter(|_| !self.leaving) {
             Some(entry) => match self.constant(entry) {
                 Some(Constant::Function(address)) => Some(address),
                 Some(_) => None,
                 // A value of the trace, which is also on the Lua stack when the slot need not be restored.
-                None => (entry & NORESTORE != 0).then(|| self.stack_function(slot)).flatten(),
+                None => (entry & NORESTORE != 0).then(|| (self.stack)(slot)).flatten(),
             },
-            None => self.stack_function(slot),
+            None => (self.stack)(slot),
         }
     }
 
     /// Whether the function of the base frame is the one on the Lua stack, as it must be but for a tail call on the trace:
     /// that marks the base frame's link in the snapshot.
     fn base_function_fits(&self, function: Option<u64>) -> bool {
-        let tail_called = self.entry(1).is_some_and(|entry| entry & FRAME != 0);
-        let on_stack = self.stack_function(0);
+        let tail_called = self.entry(self.bottom - 1).is_some_and(|entry| entry & FRAME != 0);
+        let on_stack = (self.stack)(0);
         tail_called || function.is_none() || on_stack.is_none() || function == on_stack
-    }
-
-    fn stack_function(&self, slot: u32) -> Option<u64> {
-        let value = (self.stack)(slot)?;
-        (value >> 47 == TAG_FUNCTION).then_some(value & ((1 << 47) - 1))
     }
 
     /// The frame at `base`, whose PC is `pc` if it runs bytecode.
     fn frame(&self, base_slot: u32, pc: Option<u64>) -> Result<TraceFrame, FramesError> {
         let function = self.function(base_slot);
-        if base_slot == BASE && !self.base_function_fits(function) {
-            return Err(FramesError::Mismatch { slot: BASE, pc: pc.unwrap_or(0) });
+        if base_slot == self.bottom && !self.base_function_fits(function) {
+            return Err(FramesError::Mismatch { slot: base_slot, pc: pc.unwrap_or(0) });
         }
         if pc.is_some_and(|pc| self.trace.is_builtin_code(pc)) {
             let function = function.filter(|address| self.trace.function(*address) == Some(Function::Builtin));

@@ -25,9 +25,11 @@
 
 use std::ops::Range;
 
+use super::arch::Model;
 use super::exit_stub::Guards;
 use super::layout::{self, Layout};
 use super::memory::Memory;
+use super::object::{read_reference, reference_at};
 
 /// IR references below this are constants (`REF_BIAS`), this one is the instruction `BASE`.
 pub(super) const REF_BIAS: u16 = 0x8000;
@@ -55,6 +57,7 @@ const MAX_MCODE: u32 = 1 << 20;
 const MAX_SNAPSHOTS: u16 = 1024;
 /// `nent` has 8 bits, and two more words hold the PC.
 const MAX_SNAPSHOT_WORDS: u32 = 257;
+const PC_WORDS: usize = 2;
 /// Instructions of one prototype (`BCMAX_D` limits jumps, this is generous).
 const MAX_BYTECODE: u32 = 1 << 26;
 /// Prototypes remembered for one trace, its parents' included.
@@ -143,6 +146,10 @@ impl Fields<'_> {
     fn u64(&self, offset: u32) -> Option<u64> {
         self.array(offset).map(u64::from_le_bytes)
     }
+    fn reference(&self, model: Model, offset: u32) -> Option<u64> {
+        let bytes = self.0.get(offset as usize..)?;
+        (bytes.len() as u64 >= model.reference_size()).then(|| reference_at(model, bytes, 0))
+    }
 }
 
 impl Header {
@@ -173,8 +180,8 @@ impl Header {
             ir: fields.u64(at.ir)?,
             snap: fields.u64(at.snap)?,
             snapmap: fields.u64(at.snapmap)?,
-            start_prototype: fields.u64(at.startpt)?,
-            start_pc: fields.u64(at.startpc)?,
+            start_prototype: fields.reference(layout.model, at.startpt)?,
+            start_pc: fields.reference(layout.model, at.startpc)?,
             start_instruction: fields.u32(at.startins)?,
             mcode: fields.u64(at.mcode)?,
             mcode_size: fields.u32(at.szmcode)?,
@@ -238,7 +245,7 @@ pub struct Snapshot {
     pub offset: u32,
     /// Index of the first entry in the snapshot map.
     pub(super) map_offset: u32,
-    /// Number of entries; the two words after them hold the PC.
+    /// Number of entries; the words after them hold the PC.
     pub(super) entries: u8,
 }
 
@@ -284,7 +291,7 @@ impl Function {
         if memory.u8(address.checked_add(u64::from(layout.func.ffid))?).ok()? != 0 {
             return Some(Function::Builtin);
         }
-        let code = memory.u64(address.checked_add(u64::from(layout.func.pc))?).ok()?;
+        let code = read_reference(memory, layout.model, address.checked_add(u64::from(layout.func.pc))?).ok()?;
         let prototype = code.checked_sub(u64::from(layout.proto.size))?;
         PrototypeCode::read(memory, &layout.proto, prototype).map(Function::Lua)
     }
@@ -309,6 +316,7 @@ pub struct Trace {
     pub(super) header: Header,
     snapshots: Box<[Snapshot]>,
     map: Box<[u32]>,
+    model: Model,
     /// IR constants from `nk` to `REF_BIAS`, raw.
     constants: Box<[[u8; IR_SIZE]]>,
     /// The opcode `KPRI`: opcodes differ between builds, their order among the constants does not.
@@ -367,7 +375,7 @@ impl Trace {
         let mut snapshots: Box<[Snapshot]> =
             part(header.snap, usize::from(header.nsnap) * layout.snapshot.size as usize)?
                 .chunks_exact(layout.snapshot.size.max(1) as usize)
-                .map(|bytes| read_snapshot(&Fields(bytes), &layout.snapshot, map.len()))
+                .map(|bytes| read_snapshot(&Fields(bytes), layout, map.len()))
                 .collect::<Option<_>>()?;
         if layout.snapshot.mcofs.is_none() {
             guards.place_snapshots(&header, &code, &mut snapshots);
@@ -380,6 +388,7 @@ impl Trace {
             header,
             snapshots,
             map,
+            model: layout.model,
             constants,
             kpri,
             functions: Box::default(),
@@ -502,14 +511,10 @@ impl Trace {
         Some(Position { snapshot: after.checked_sub(1)?, leaving: false })
     }
 
-    /// The entries of a snapshot and, as one word, its PC and base slot.
-    pub(super) fn snapshot_words(&self, snapshot: usize) -> Option<(&[u32], u64)> {
+    /// The entries of a snapshot, and the words behind them.
+    pub(super) fn snapshot_words(&self, snapshot: usize) -> Option<(&[u32], &[u32])> {
         let snapshot = self.snapshots.get(snapshot)?;
-        let start = snapshot.map_offset as usize;
-        let end = start.checked_add(usize::from(snapshot.entries))?;
-        let low = u64::from(*self.map.get(end)?);
-        let high = u64::from(*self.map.get(end.checked_add(1)?)?);
-        Some((self.map.get(start..end)?, high << 32 | low))
+        self.map.get(snapshot.map_offset as usize..)?.split_at_checked(snapshot.entries.into())
     }
 
     /// The constant that an IR reference means; `None` when it is not one of this trace's constants.
@@ -524,7 +529,9 @@ impl Trace {
     /// The constant at an index below `constants.len()`, and the number of IR slots it takes.
     fn constant_at(&self, index: usize) -> (Constant, usize) {
         let [.., kind, opcode, _, _] = self.constants[index];
-        let value = self.constants.get(index + 1).map_or(0, |value| u64::from_le_bytes(*value));
+        let value = match self.model {
+            Model::Gc64 => self.constants.get(index + 1).map_or(0, |value| u64::from_le_bytes(*value)),
+        };
         match (opcode.wrapping_sub(self.kpri), kind & IRT_TYPE) {
             (KGC, IRT_FUNC) => (Constant::Function(value), 2),
             (KGC, IRT_PROTO) => (Constant::Prototype(value), 2),
@@ -557,7 +564,8 @@ fn primitives(constants: &[[u8; IR_SIZE]]) -> Option<u8> {
     last.iter().zip([2, 1, 0]).all(|(ir, kind)| ir[4] & IRT_TYPE == kind && ir[5] == kpri).then_some(kpri)
 }
 
-fn read_snapshot(fields: &Fields<'_>, at: &layout::Snapshot, map_length: usize) -> Option<Snapshot> {
+fn read_snapshot(fields: &Fields<'_>, layout: &Layout, map_length: usize) -> Option<Snapshot> {
+    let at = &layout.snapshot;
     // The offset had 16 bits, next to `ref`, until 2018.
     let map_offset = if at.r#ref == at.mapofs.checked_add(2)? {
         u32::from(fields.u16(at.mapofs)?)
@@ -569,7 +577,7 @@ fn read_snapshot(fields: &Fields<'_>, at: &layout::Snapshot, map_length: usize) 
         Some(mcofs) => u32::from(fields.u16(mcofs)?),
         None => 0,
     };
-    let end = (map_offset as usize).checked_add(usize::from(entries))?.checked_add(2)?;
+    let end = (map_offset as usize).checked_add(usize::from(entries))?.checked_add(PC_WORDS)?;
     (end <= map_length).then_some(Snapshot { offset, map_offset, entries })
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::exit_stub::{ExitStubs, Guards};
 use super::layout::Layout;
 use super::memory::Memory;
+use super::object::{read_reference, reference_at};
 use super::trace::{Header, ParentExit, REF_BIAS, Trace, parent_exit};
 
 /// `traceno` has 16 bits.
@@ -113,7 +114,9 @@ impl TraceMap {
     fn is_current(&self, memory: &(impl Memory + ?Sized), header: &Header) -> bool {
         let slot = || {
             let table = memory.u64(self.jit_state.checked_add(u64::from(self.layout.jit_state.trace))?).ok()?;
-            memory.u64(table.checked_add(u64::from(header.number) * 8)?).ok()
+            let model = self.layout.model;
+            let slot = table.checked_add(u64::from(header.number) * model.reference_size())?;
+            read_reference(memory, model, slot).ok()
         };
         slot() == Some(header.address) && self.read_header(memory, header.number, header.address) == Some(*header)
     }
@@ -178,8 +181,10 @@ impl TraceMap {
             return None;
         }
         let table = memory.u64(self.jit_state.checked_add(u64::from(at.trace))?).ok()?;
-        let bytes = memory.bytes(table, size as usize * 8).ok()?;
-        Some(bytes.as_chunks().0.iter().map(|slot| u64::from_le_bytes(*slot)).collect())
+        let model = self.layout.model;
+        let width = model.reference_size() as usize;
+        let bytes = memory.bytes(table, size as usize * width).ok()?;
+        Some(bytes.chunks_exact(width).map(|slot| reference_at(model, slot, 0)).collect())
     }
 
     fn read_header(&self, memory: &(impl Memory + ?Sized), number: u16, address: u64) -> Option<Header> {

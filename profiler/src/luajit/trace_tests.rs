@@ -59,7 +59,7 @@ struct Fixture {
     memory: Capture,
     layout: Layout,
     global_state: u64,
-    /// The function of the base frame, `run`, as the slot below `jit_base` had it.
+    /// The function of the base frame, `run`.
     base_function: u64,
     /// Machine code of trace 1, a loop, and of trace 2, which leaves it in `leaf`.
     traces: [u64; 2],
@@ -120,11 +120,11 @@ impl Fixture {
 }
 
 const UP_G: u64 = 0x7feb_ef10_23e0;
-const UP_F: u64 = 0xfffb_ffeb_ef10_cea0;
+const UP_F: u64 = 0x7feb_ef10_cea0;
 const UP_1: u64 = 0x7feb_f3b5_fec5;
 const UP_2: u64 = 0x7feb_f3b5_fe44;
 const OLD_G: u64 = 0x7f30_8199_23e0;
-const OLD_F: u64 = 0xfffb_ff30_8199_d068;
+const OLD_F: u64 = 0x7f30_8199_d068;
 const OLD_1: u64 = 0x7f30_abd8_fec5;
 const OLD_2: u64 = 0x7f30_abd8_fe44;
 
@@ -195,8 +195,7 @@ fn a_lua_stack_of_another_function_is_noticed() {
     let leaf = fixture.frames(pc).unwrap()[0].function.unwrap();
     let trace = fixture.map().lookup(&fixture.memory, pc).unwrap();
     let position = trace.position(pc, false).unwrap();
-    let other = 0x1_fff7 << 47 | leaf;
-    let frames = trace.frames(&fixture.memory, &fixture.layout, position, |_| Some(other));
+    let frames = trace.frames(&fixture.memory, &fixture.layout, position, |_| Some(leaf));
     assert!(matches!(frames, Err(FramesError::Mismatch { slot: 2, .. })), "{frames:?}");
     let none = Position { snapshot: 99, leaving: false };
     let frames = trace.frames(&fixture.memory, &fixture.layout, none, |_| None);

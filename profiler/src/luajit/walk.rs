@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::arch::{Tag, Value};
 use super::discover::Vm;
 use super::memory::Memory;
-use super::object::{Function, FunctionKind, Table, Text};
+use super::object::{Function, FunctionKind, Table, Text, read_reference};
 
 /// Dots of a name, minus those in a module's name.
 const MAX_DEPTH: u32 = 4;
@@ -158,12 +158,12 @@ impl Walker<'_> {
     /// The main thread's table of globals.
     fn globals(&self) -> Option<u64> {
         let env = self.vm.main_thread.wrapping_add(u64::from(self.vm.layout.lua_state.env));
-        self.memory.u64(env).ok().filter(|address| *address != 0)
+        read_reference(self.memory, self.vm.layout.model, env).ok().filter(|address| *address != 0)
     }
 
     /// The pairs of a table whose key is a short string, and those with other keys, without a key.
     fn pairs(&mut self, address: u64) -> Vec<(Option<Arc<str>>, Value)> {
-        let Ok(table) = Table::read(self.memory, address) else { return Vec::new() };
+        let Ok(table) = Table::read(self.memory, self.vm.layout.model, address) else { return Vec::new() };
         let mut allowed = self.budget.min(MAX_TABLE);
         let before = allowed;
         let pairs = table.pairs(self.memory, &mut allowed);
@@ -224,7 +224,7 @@ impl Walker<'_> {
 
     /// Collects the Lua functions of a table's array part: lists of handlers.
     fn array(&mut self, address: u64) {
-        let Ok(table) = Table::read(self.memory, address) else { return };
+        let Ok(table) = Table::read(self.memory, self.vm.layout.model, address) else { return };
         let mut allowed = self.budget.min(MAX_TABLE);
         let before = allowed;
         let values = table.values(self.memory, &mut allowed);
@@ -255,7 +255,7 @@ impl Walker<'_> {
                     }
                 }
                 Value::Object(Tag::Table, address) if depth < MAX_DEPTH && self.seen.insert(address) => {
-                    let Ok(table) = Table::read(self.memory, address) else { continue };
+                    let Ok(table) = Table::read(self.memory, self.vm.layout.model, address) else { continue };
                     let mut allowed = self.budget.min(MAX_TABLE);
                     let before = allowed;
                     let mut inside: Vec<Value> =

@@ -8,6 +8,7 @@ use luaflame_ebpf::{HINTS, watch};
 use rustc_hash::FxHashMap;
 
 use super::weave::{Code, Native};
+use crate::luajit::arch::SLOT_SIZE;
 use crate::luajit::discover::{Discovery, Vm, discover};
 use crate::luajit::handlers::Handlers;
 use crate::luajit::layout::Layout;
@@ -155,7 +156,18 @@ impl View {
 /// The fields that the probe reads by. Every offset fits: the structs are smaller than 64 KiB.
 fn wire_layout(layout: &Layout) -> luaflame_ebpf::Layout {
     let short = |offset: u32| offset as u16;
+    let model = layout.model;
+    let cframe = model.cframe();
+    let (function_tag_mask, function_tag) = model.function_tag();
     luaflame_ebpf::Layout {
+        reference: model.reference_mask(),
+        function_tag_mask,
+        function_tag,
+        frame_size: short(model.frame_slots() * SLOT_SIZE as u32),
+        link_shift: short(model.link_shift()),
+        cframe_l: cframe.l,
+        cframe_pc: cframe.pc,
+        cframe_nres: cframe.nres,
         l_size: short(layout.lua_state.size),
         l_glref: short(layout.lua_state.glref),
         l_base: short(layout.lua_state.base),
@@ -176,6 +188,7 @@ fn wire_layout(layout: &Layout) -> luaflame_ebpf::Layout {
         proto_chunkname: short(layout.proto.chunkname),
         proto_firstline: short(layout.proto.firstline),
         proto_numline: short(layout.proto.numline),
+        reserved: [0; 3],
     }
 }
 

@@ -267,7 +267,7 @@ impl Resolver<'_> {
         base: &LuaFrame,
         address: u64,
     ) -> Option<Vec<TraceFrame>> {
-        let slot = |number: u32| (number == 0).then(|| function_value(base.function));
+        let slot = |number: u32| (number == 0).then_some(base.function);
         let View { memory, lua, .. } = &mut *self.view;
         let lua = lua.as_mut()?;
         let traces = lua.traces.get_mut(&activation.global)?;
@@ -596,11 +596,6 @@ fn source_text(process: &Process, path: &str) -> Option<Arc<[u8]>> {
 /// Whether a frame is the one that the running trace was entered in.
 fn is_base(activation: &Activation, frame: &LuaFrame) -> bool {
     activation.base == activation.stack + u64::from(frame.slot) * 8 && activation.frames.first() == Some(frame)
-}
-
-/// A function reference as a slot of the Lua stack holds it (`LJ_TFUNC`, GC64).
-fn function_value(address: u64) -> u64 {
-    (0x1_fff7 << 47) | address
 }
 
 fn frame_of(function: &LuaFunction, pc: Option<u64>, kind: FrameKind) -> Frame {
