@@ -3,7 +3,8 @@
 //! All structs are `repr(C)` with explicit padding, in the byte order of the machine that both sides run on. A record in
 //! the ring buffer is a [`Header`]; for a sample it is followed by `entries_kept` [`Entry`]s, `kernel_bytes` of kernel
 //! return addresses (8 bytes each, leaf first), `leaf_bytes` of the native stack from the stack pointer up, and
-//! `root_bytes` of the native stack from `root_address` up.
+//! `root_bytes` of the native stack from `root_address` up. In a [`Copied`], which
+//! takes the place of the header, the bytes follow it.
 
 #![no_std]
 
@@ -36,6 +37,8 @@ pub mod record {
     pub const EXIT: u32 = 3;
     /// `tgid` runs another program from now on.
     pub const EXEC: u32 = 4;
+    /// A piece of memory of `tgid` that a later sample refers to: [`super::Copied`].
+    pub const COPIED: u32 = 5;
 }
 
 /// Bits of [`Header::flags`].
@@ -167,8 +170,27 @@ pub struct Header {
     pub vmstate: i32,
     /// Padding.
     pub reserved: u32,
+    /// Address of the trace that `vmstate` says, or 0.
+    pub trace: u64,
+    /// [`Copied::mark`] of the copies of that trace.
+    pub trace_mark: u64,
     /// User-mode registers.
     pub registers: Registers,
+}
+
+/// Memory as it was when a sample was taken: a trace, its machine code, a prototype or its chunk name, copied when it is met for
+/// the first time, since it may be gone by the time that userspace reads the sample.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Copied {
+    /// [`record::COPIED`].
+    pub kind: u32,
+    /// Process.
+    pub tgid: u32,
+    /// Where the bytes are from.
+    pub address: u64,
+    /// A hash of what tells the object from others at its address.
+    pub mark: u64,
 }
 
 /// One step of the walk through the Lua stacks; see [`entry`].
@@ -246,8 +268,25 @@ pub struct Layout {
     pub proto_chunkname: u16,
     pub proto_firstline: u16,
     pub proto_numline: u16,
+    pub proto_sizept: u16,
+    pub string_size: u16,
+    pub string_len: u16,
+    /// From `global_State` to `jit_State.trace` and `sizetrace`.
+    pub g_trace: u16,
+    pub g_sizetrace: u16,
+    pub trace_nins: u16,
+    pub trace_nk: u16,
+    pub trace_snapmap: u16,
+    pub trace_nsnapmap: u16,
+    /// Nonzero: `nsnapmap` has 16 bits.
+    pub trace_short: u16,
+    pub trace_startpc: u16,
+    pub trace_szmcode: u16,
+    pub trace_mcode: u16,
+    /// Bytes of a reference.
+    pub reference_size: u16,
     /// Padding.
-    pub reserved: [u16; 3],
+    pub reserved: u16,
 }
 
 /// Where the kernel keeps what the probe reads of a task, from the kernel's own BTF; byte offsets.

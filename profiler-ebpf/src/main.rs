@@ -25,8 +25,8 @@ use aya_ebpf::macros::{map, perf_event, raw_tracepoint};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::programs::{PerfEventContext, RawTracePointContext};
 use luaflame_ebpf::{
-    CFRAME_SIZE, ENTRIES, Entry, Header, KERNEL_FRAMES, Kernel, LEAF_ENTRIES, LEAF_STACK, Layout, Process, ROOT_STACK,
-    base, counter, entry, flag, frame, record, watch,
+    CFRAME_SIZE, Copied, ENTRIES, Entry, Header, KERNEL_FRAMES, Kernel, LEAF_ENTRIES, LEAF_STACK, Layout, Process,
+    ROOT_STACK, base, counter, entry, flag, frame, record, watch,
 };
 
 /// Processes to sample, by thread group id in the initial PID namespace.
@@ -44,11 +44,17 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT
 /// One scratch area for each possible CPU (the loader sets the number). Not a per-CPU map: their values end at 32 KiB.
 #[map]
 static SCRATCH: Array<Scratch> = Array::with_max_entries(1, 0);
+/// Marks of what has been copied to userspace already, each at a place that follows from it; a later one takes the place of an
+/// earlier one, which then is copied again.
+#[map]
+static KNOWN: Array<u64> = Array::with_max_entries(MARKS, 0);
 /// The programs that follow one another: [`WALK`], [`FINISH`].
 #[map]
 static STEPS: ProgramArray = ProgramArray::with_max_entries(2, 0);
 
 const RING_BYTES: u32 = 4 << 20;
+/// A power of two.
+const MARKS: u32 = 1 << 14;
 const WALK: u32 = 0;
 const FINISH: u32 = 1;
 
@@ -122,6 +128,8 @@ struct Scratch {
     body: Body,
 }
 
+/// Most bytes that are copied of one object.
+const MOST_COPIED: u64 = 60 << 10;
 const ENTRY_BYTES: usize = size_of::<Entry>();
 const KERNEL_BYTES: usize = KERNEL_FRAMES * 8;
 
@@ -799,6 +807,7 @@ fn finish(context: PerfEventContext) -> u32 {
         kept = ENTRIES as u32;
     }
     header.entries_kept = kept;
+    copy_trace();
     describe_all(kept);
     // SAFETY: the context is what the kernel passed; every write stays inside `body`, which the verifier checks.
     unsafe { send(&context, header, body, kept) };
@@ -824,7 +833,7 @@ extern "C" fn describe_all(kept: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn describe(index: u32) -> u32 {
-    let Some(Scratch { walk, body, .. }) = scratch() else { return 0 };
+    let Some(Scratch { walk, header, body }) = scratch() else { return 0 };
     let Walk { process: Process { layout, .. }, object, .. } = walk;
     let entry = &mut body.entries[index as usize & (ENTRIES - 1)];
     if entry.kind != entry::FRAME {
@@ -853,7 +862,132 @@ extern "C" fn describe(index: u32) -> u32 {
     entry.numbers[1] = half(object, layout.proto_firstline);
     entry.numbers[2] = half(object, layout.proto_numline);
     entry.numbers[3] = half(object, layout.proto_sizebc);
+    let size = half(object, layout.proto_sizept);
+    let code = entry.words[2];
+    let mut mark = mix(u64::from(header.tgid), code);
+    mark = mix(mark, entry.words[4]);
+    mark = mix(mark, pair(entry.numbers[1], entry.numbers[2]));
+    mark = mix(mark, pair(entry.numbers[3], size));
+    if !is_known(mark) {
+        let prototype = code.wrapping_sub(u64::from(layout.proto_size));
+        copy_chunk_name(entry.words[4]);
+        copy(prototype, size.into(), mark);
+    }
     0
+}
+
+/// Copies the name of a chunk, unless that has been done. Copied are at least 64 bytes of text: that many are read at once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn copy_chunk_name(address: u64) -> u32 {
+    const LEAST: u64 = 64;
+    let Some(Scratch { walk, header, .. }) = scratch() else { return 0 };
+    let Walk { process: Process { layout, .. }, object, .. } = walk;
+    // SAFETY: the buffer holds 16 words; a `GCstr` has 24 bytes.
+    if !unsafe { read_user(object.as_mut_ptr().cast(), 24, address) } {
+        return 0;
+    }
+    let length = u64::from(half(object, layout.string_len));
+    // What identifies a string is in its words: its hash, in newer builds also its number.
+    let mark = mix(mix(mix(u64::from(header.tgid), address), object[1]), object[2]);
+    if is_known(mark) {
+        return 0;
+    }
+    copy(address, u64::from(layout.string_size) + if length < LEAST { LEAST } else { length }, mark)
+}
+
+/// Copies the trace that runs, with its machine code, unless that has been done, and notes which one it is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn copy_trace() -> u32 {
+    let Some(Scratch { walk, header, .. }) = scratch() else { return 0 };
+    let Walk { process: Process { layout, .. }, object, .. } = walk;
+    header.trace = 0;
+    header.trace_mark = 0;
+    // SAFETY: reads of the target's memory may fail and then give 0; the buffer holds 128 bytes.
+    let trace = unsafe {
+        let number = header.vmstate as u32;
+        if header.g == 0 || header.vmstate <= 0 || number >= user_half(header.g + u64::from(layout.g_sizetrace)) {
+            return 0;
+        }
+        // The table and the parts of a trace are known by C pointers, the traces in the table by references.
+        let table = user_word(header.g + u64::from(layout.g_trace));
+        let trace = user_reference(layout, table + u64::from(number) * u64::from(layout.reference_size));
+        if trace == 0 || !read_user(object.as_mut_ptr().cast(), 128, trace) {
+            return 0;
+        }
+        trace
+    };
+    let (mcode, mcode_size) = (field(object, layout.trace_mcode), half(object, layout.trace_szmcode));
+    let map = field(object, layout.trace_snapmap);
+    let mut map_words = half(object, layout.trace_nsnapmap);
+    if layout.trace_short != 0 {
+        map_words =
+            (field(object, layout.trace_nsnapmap) >> ((u64::from(layout.trace_nsnapmap) & 7) * 8)) as u32 & 0xffff;
+    }
+    let mut mark = mix(u64::from(header.tgid), trace);
+    mark = mix(mark, mcode);
+    mark = mix(mark, map);
+    mark = mix(mark, reference(layout, object, layout.trace_startpc));
+    mark = mix(mark, pair(half(object, layout.trace_nins), half(object, layout.trace_nk)));
+    mark = mix(mark, pair(mcode_size, map_words));
+    header.trace = trace;
+    header.trace_mark = mark;
+    if !is_known(mark) {
+        copy(mcode, mcode_size.into(), mark);
+        // Its parts are one block, of which the map of snapshots is the last.
+        copy(trace, (map + u64::from(map_words) * 4).wrapping_sub(trace), mark);
+    }
+    0
+}
+
+/// Sends a copy of memory to userspace. When that fails, it is tried again with the next sample.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn copy(address: u64, length: u64, mark: u64) -> u32 {
+    const HEAD: u64 = size_of::<Copied>() as u64;
+    let Some(Scratch { header, body, .. }) = scratch() else { return 0 };
+    let length = opaque(length);
+    if length == 0 || length > MOST_COPIED {
+        return 0;
+    }
+    // What else is sent behind the entries is not there yet.
+    let room = (&raw mut body.room).cast::<u8>();
+    // SAFETY: the room has more than `MOST_COPIED` bytes, and lies behind entries of a multiple of 8 bytes.
+    unsafe {
+        room.cast::<Copied>().write(Copied { kind: record::COPIED, tgid: header.tgid, address, mark });
+        if !read_user(room.add(HEAD as usize), length as u32, address) {
+            return 0;
+        }
+        let ring = (&raw const EVENTS).cast_mut().cast();
+        if bpf_ringbuf_output(ring, room.cast(), HEAD + length, u64::from(BPF_RB_NO_WAKEUP)) != 0 {
+            return 0;
+        }
+    }
+    if let Some(known) = KNOWN.get_ptr_mut(mark as u32 & (MARKS - 1)) {
+        // SAFETY: the pointer is an element of the map; a torn write of two CPUs is a mark that nothing has.
+        unsafe { *known = mark };
+    }
+    1
+}
+
+/// Whether what has this mark was copied.
+#[inline(always)]
+fn is_known(mark: u64) -> bool {
+    KNOWN.get(mark as u32 & (MARKS - 1)).is_some_and(|known| *known == mark)
+}
+
+/// One step of a hash.
+#[inline(always)]
+fn mix(hash: u64, word: u64) -> u64 {
+    let mixed = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ mixed >> 29
+}
+
+/// Two numbers as one.
+#[inline(always)]
+fn pair(high: u32, low: u32) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
 }
 
 /// Adds the kernel stack and the native stack, and sends the record.

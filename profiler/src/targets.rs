@@ -192,6 +192,9 @@ impl Targets {
                 *target = Target::new(view, target.flags & !watch::QUIET);
                 return Some(tgid);
             }
+            Ok(Record::Copied { of, bytes }) => {
+                self.targets.get_mut(&of.tgid)?.view.copies.add(of.address, of.mark, bytes)
+            }
             Ok(Record::Exit { tgid }) => self.targets.get_mut(&tgid)?.ending = true,
             Err(error) => *self.profile.counters.reasons.entry(error.to_string()).or_default() += 1,
         }
@@ -249,6 +252,7 @@ impl Targets {
         for activation in &activations {
             changed |= target.meet(activation.global);
         }
+        target.view.running = target.view.running(sample);
         let pieces = weave(sample, &activations, &mut target.view);
         let mut resolver = Resolver {
             view: &mut target.view,

@@ -7,11 +7,8 @@ local function spin(n)
     return sum
 end
 
--- The text of a chunk, which begins in the line that `line` says. Loaded behind as many empty lines, its functions are where
--- this file has them.
-local line = debug.getinfo(1, "l").currentline + 1
-local text = [[
-local spin, number = ...
+-- The text of the chunk is that of these functions, taken out of this file: where they are in it they are in the chunk.
+local number, first = 1, debug.getinfo(1, "l").currentline + 2
 
 local function generated_leaf(n)
     return spin(n) + number --> spin
@@ -22,16 +19,22 @@ local function generated(n)
     return sum
 end
 
-return generated(20), generated --> generated
-]]
-local padded = ("\n"):rep(line) .. text
+-- return generated(20), generated --> generated
+local last = debug.getinfo(1, "l").currentline - 2
+local lines = {}
+for line in io.lines(arg[0]) do
+    lines[#lines + 1] = #lines + 1 >= first and #lines < last and line or ""
+end
+lines[first - 1] = "local spin, number = ..."
+lines[last + 1] = "return generated(20), generated"
+local text = table.concat(lines, "\n", 1, last + 1)
 local source = debug.getinfo(1, "S").source
-local names = { source, "@/generated/" .. source:match("[^/@]+$") }
+local names = { source, (source:gsub("([^/@]+)$", "./%1")) }
 local loading = loadstring or load
 
 -- The chunk has its name from a file, which makes it a `main chunk` too.
 local function load_and_run(number)
-    local chunk = assert(loading(padded, names[number % #names + 1]))
+    local chunk = assert(loading(text, names[number % #names + 1]))
     local sum, again = chunk(spin, number) --> main chunk
     return sum + again(20) --> generated
 end
@@ -40,7 +43,7 @@ local function in_pieces(number)
     local at = 0
     local function next_piece()
         at = at + 100
-        return padded:sub(at - 99, at)
+        return text:sub(at - 99, at)
     end
     local chunk = assert(load(next_piece, source)) --> next_piece through load ...
     local sum = chunk(spin, number) --> main chunk
@@ -48,7 +51,7 @@ local function in_pieces(number)
 end
 
 local function often(number)
-    local chunk = assert(loading(padded, source))
+    local chunk = assert(loading(text, source))
     local sum = 0
     for _ = 1, 100 do
         local more = chunk(spin, number) --> main chunk

@@ -7,10 +7,8 @@ local function spin(n)
     return sum
 end
 
--- As in `generated.lua`, the functions of the chunk are where this file has them.
-local line = debug.getinfo(1, "l").currentline + 1
-local text = [[
-local number = ...
+-- As in `generated.lua`, the text of the chunk is that of these functions.
+local number, first = 1, debug.getinfo(1, "l").currentline + 2
 
 local function helper(i)
     return i % 5 + number
@@ -27,14 +25,19 @@ local function hot_once(n)
     return sum
 end
 
-return hot_once
-]]
-local padded = ("\n"):rep(line) .. text
+local last = debug.getinfo(1, "l").currentline - 2
+local lines = {}
+for line in io.lines(arg[0]) do
+    lines[#lines + 1] = #lines + 1 >= first and #lines < last and line or ""
+end
+lines[first - 1] = "local number = ..."
+lines[last + 1] = "return hot_once"
+local text = table.concat(lines, "\n", 1, last + 1)
 local source = debug.getinfo(1, "S").source
-local chunk = assert((loadstring or load)(padded, source))
+local chunk = assert((loadstring or load)(text, source))
 
 local function run_new(number)
-    local new = assert((loadstring or load)(padded, source))
+    local new = assert((loadstring or load)(text, source))
     local hot = new(number) --> main chunk
     return hot(200) + 0 --> hot_once
 end

@@ -87,6 +87,13 @@ pub struct Snapshot {
     pub mcofs: Option<u32>,
 }
 
+impl Trace {
+    /// Whether `nsnap` and `nsnapmap` have 16 bits each, and lie side by side, as until 2018.
+    pub fn has_short_snapmap(&self) -> bool {
+        self.nsnapmap == self.nsnap + 2
+    }
+}
+
 impl Layout {
     /// Every layout known, oldest first.
     pub fn all() -> Vec<Layout> {

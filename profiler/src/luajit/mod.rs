@@ -4,6 +4,7 @@
 
 pub mod arch;
 pub mod bytecode;
+pub mod copies;
 pub mod definition;
 pub mod discover;
 pub mod exit_stub;

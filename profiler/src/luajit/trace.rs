@@ -162,12 +162,8 @@ impl Header {
         if fields.u8(at.gct)? != GCT_TRACE {
             return None;
         }
-        // Both counts had 16 bits and lay side by side until 2018.
-        let nsnapmap = if at.nsnapmap == at.nsnap.checked_add(2)? {
-            u32::from(fields.u16(at.nsnapmap)?)
-        } else {
-            fields.u32(at.nsnapmap)?
-        };
+        let nsnapmap =
+            if at.has_short_snapmap() { u32::from(fields.u16(at.nsnapmap)?) } else { fields.u32(at.nsnapmap)? };
         let header = Header {
             address,
             number: fields.u16(at.traceno)?,

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
+use super::copies::Copies;
 use super::exit_stub::{ExitStubs, Guards};
 use super::layout::Layout;
 use super::memory::Memory;
@@ -14,6 +17,8 @@ use super::trace::{Header, ParentExit, REF_BIAS, Trace, parent_exit};
 const MAX_TRACES: u32 = 1 << 16;
 /// How many headers may be read again, over time, for each address that no trace is found for.
 const REREAD_PER_MISS: usize = 64;
+/// Traces kept that were read from copies.
+const MOST_COPIED: usize = 4096;
 /// How many parents of a side trace are read for what it inherits from them.
 const MAX_PARENTS: usize = 64;
 
@@ -32,6 +37,8 @@ pub struct TraceMap {
     table: Vec<u64>,
     /// Traces by the start of their machine code, which never overlap.
     traces: BTreeMap<u64, Entry>,
+    /// Traces read from copies, by their marks.
+    copied: FxHashMap<u64, Arc<Trace>>,
     exit_stubs: ExitStubs,
     /// Misses since all headers were read.
     misses: usize,
@@ -54,6 +61,7 @@ impl TraceMap {
             layout: layout.clone(),
             table: Vec::new(),
             traces: BTreeMap::new(),
+            copied: FxHashMap::default(),
             exit_stubs: ExitStubs::default(),
             misses: 0,
         }
@@ -86,6 +94,36 @@ impl TraceMap {
         let address = *table.get(usize::from(number))?;
         let header = self.read_header(memory, number, address)?;
         self.lookup(memory, header.mcode)
+    }
+
+    /// The trace with this number, address and mark that was copied when it ran; it need not live any more.
+    pub fn copied(
+        &mut self,
+        memory: &impl Memory,
+        copies: &Copies,
+        number: u16,
+        address: u64,
+        mark: u64,
+    ) -> Option<Arc<Trace>> {
+        if let Some(trace) = self.copied.get(&mark) {
+            return Some(Arc::clone(trace));
+        }
+        if !copies.has(address, mark) {
+            return None;
+        }
+        let memory = &copies.over(memory);
+        let header = self.read_header(memory, number, address)?;
+        if self.layout.snapshot.mcofs.is_none() && self.exit_stubs == ExitStubs::default() {
+            // Its guards are needed to tell where its snapshots are.
+            self.exit_stubs = ExitStubs::read(memory, &self.layout, self.jit_state)?;
+        }
+        let guards = self.guards_of(number);
+        let trace = Arc::new(Trace::read(memory, &self.layout, self.vm(), header, None, &guards)?);
+        if self.copied.len() >= MOST_COPIED {
+            self.copied.clear();
+        }
+        self.copied.insert(mark, Arc::clone(&trace));
+        Some(trace)
     }
 
     /// The exit stubs of this VM, as of the last look-up that missed; `None` when they can't be read.

@@ -1,6 +1,6 @@
 //! Records of the probe, as they come out of the ring buffer.
 
-use luaflame_ebpf::{Entry, Header, LEAF_ENTRIES, flag, record};
+use luaflame_ebpf::{Copied, Entry, Header, LEAF_ENTRIES, flag, record};
 use zerocopy::FromBytes;
 
 /// A record.
@@ -24,6 +24,13 @@ pub enum Record<'a> {
     Exec {
         /// The process.
         tgid: u32,
+    },
+    /// Memory that samples refer to, as it was.
+    Copied {
+        /// Process, address and mark.
+        of: Copied,
+        /// The memory.
+        bytes: &'a [u8],
     },
 }
 
@@ -90,6 +97,11 @@ impl<'a> Record<'a> {
     /// When lengths and bytes do not agree.
     pub fn parse(bytes: &'a [u8]) -> Result<Record<'a>, Malformed> {
         let malformed = Malformed { length: bytes.len() };
+        if let Ok((of, bytes)) = Copied::read_from_prefix(bytes)
+            && of.kind == record::COPIED
+        {
+            return Ok(Record::Copied { of, bytes });
+        }
         let (header, rest) = Header::ref_from_prefix(bytes).map_err(|_| malformed)?;
         match header.kind {
             record::SAMPLE => Sample::parse(header, rest).map(Record::Sample).ok_or(malformed),

@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 
 use super::weave::{Code, Native};
 use crate::luajit::arch::SLOT_SIZE;
+use crate::luajit::copies::Copies;
 use crate::luajit::discover::{Discovery, Vm, discover};
 use crate::luajit::handlers::Handlers;
 use crate::luajit::layout::Layout;
@@ -18,6 +19,7 @@ use crate::native::image::Images;
 use crate::native::modules;
 use crate::native::registers::Registers;
 use crate::native::unwind::{Step, StepError, Unwinder};
+use crate::probe::sample::Sample;
 use crate::target::maps::regions;
 use crate::target::memory::ProcessMemory;
 use crate::target::process::{Process, ProcessError};
@@ -29,6 +31,10 @@ pub struct View {
     pub process: Arc<Process>,
     /// Its memory.
     pub memory: ProcessMemory,
+    /// Some of it, as it was.
+    pub copies: Copies,
+    /// The trace that ran when the sample at hand was taken, if it was copied.
+    pub running: Option<Arc<Trace>>,
     /// Its native code.
     pub unwinder: Unwinder,
     /// Its LuaJIT, if it has one.
@@ -59,7 +65,7 @@ impl View {
     pub fn open(world: &Arc<dyn World>, pid: u32, images: &Arc<Images>) -> Result<View, ProcessError> {
         let process = Arc::new(Process::open(world, pid)?);
         let unwinder = Unwinder::new(Arc::clone(&process), Arc::clone(images))?;
-        Ok(View { memory: process.memory(), process, unwinder, lua: None })
+        Ok(View { memory: process.memory(), copies: Copies::default(), running: None, process, unwinder, lua: None })
     }
 
     /// Searches the process for VMs.
@@ -146,6 +152,14 @@ impl View {
         lua.traces.values_mut().any(in_stubs)
     }
 
+    /// The trace that ran when a sample was taken, from the copy that was made of it.
+    pub fn running(&mut self, sample: &Sample<'_>) -> Option<Arc<Trace>> {
+        let header = sample.header;
+        let number = u16::try_from(header.vmstate).ok().filter(|_| header.trace != 0)?;
+        let View { memory, copies, lua, .. } = self;
+        lua.as_mut()?.traces.get_mut(&header.g)?.copied(memory, copies, number, header.trace, header.trace_mark)
+    }
+
     /// The trace whose machine code is at an address, in any VM.
     pub fn trace(&mut self, address: u64) -> Option<Arc<Trace>> {
         let View { memory, lua, .. } = self;
@@ -188,7 +202,21 @@ fn wire_layout(layout: &Layout) -> luaflame_ebpf::Layout {
         proto_chunkname: short(layout.proto.chunkname),
         proto_firstline: short(layout.proto.firstline),
         proto_numline: short(layout.proto.numline),
-        reserved: [0; 3],
+        proto_sizept: short(layout.proto.sizept),
+        string_size: short(layout.string.size),
+        string_len: short(layout.string.len),
+        g_trace: short(layout.gg.j - layout.gg.g + layout.jit_state.trace),
+        g_sizetrace: short(layout.gg.j - layout.gg.g + layout.jit_state.sizetrace),
+        trace_nins: short(layout.trace.nins),
+        trace_nk: short(layout.trace.nk),
+        trace_snapmap: short(layout.trace.snapmap),
+        trace_nsnapmap: short(layout.trace.nsnapmap),
+        trace_short: u16::from(layout.trace.has_short_snapmap()),
+        trace_startpc: short(layout.trace.startpc),
+        trace_szmcode: short(layout.trace.szmcode),
+        trace_mcode: short(layout.trace.mcode),
+        reference_size: short(layout.model.reference_size() as u32),
+        reserved: 0,
     }
 }
 
@@ -199,6 +227,9 @@ impl Native for View {
         }
         if self.lua.as_ref().is_some_and(|lua| lua.ffi_call.contains(&address)) {
             return Code::FfiCall;
+        }
+        if self.running.as_ref().is_some_and(|trace| trace.mcode().contains(&address)) {
+            return Code::Trace;
         }
         if !self.unwinder.executable(address) {
             return Code::None;

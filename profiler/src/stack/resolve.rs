@@ -268,11 +268,12 @@ impl Resolver<'_> {
         address: u64,
     ) -> Option<Vec<TraceFrame>> {
         let slot = |number: u32| (number == 0).then_some(base.function);
-        let View { memory, lua, .. } = &mut *self.view;
+        let View { memory, lua, running, .. } = &mut *self.view;
         let lua = lua.as_mut()?;
         let traces = lua.traces.get_mut(&activation.global)?;
         let memory = &*memory;
-        let (trace, position) = match traces.lookup(memory, address) {
+        let running = running.as_ref().filter(|trace| trace.mcode().contains(&address)).cloned();
+        let (trace, position) = match running.or_else(|| traces.lookup(memory, address)) {
             Some(trace) => {
                 // `address` is inside the instruction that runs or called: no return address any more.
                 let position = trace.position(address, false)?;
@@ -503,8 +504,11 @@ impl Resolver<'_> {
     }
 
     fn read(&mut self, global: u64, address: u64, seen: Prototype) -> LuaFunction {
-        let proto = self.view.lua.as_ref().and_then(|lua| Proto::read(&self.view.memory, &lua.layout, address).ok());
-        let Some(proto) = proto.filter(|proto| seen_as(proto) == seen) else {
+        let View { memory, copies, lua, .. } = &*self.view;
+        let read = |memory: &dyn Memory| Proto::read(memory, &lua.as_ref()?.layout, address).ok();
+        let same = |proto: &Proto| seen_as(proto) == seen;
+        let proto = read(&copies.over(memory)).filter(same).or_else(|| read(memory).filter(same));
+        let Some(proto) = proto else {
             return LuaFunction { name: None, file: "".into(), first_line: 0, proto: None };
         };
         let process = Arc::clone(&self.view.process);
