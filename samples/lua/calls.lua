@@ -1,4 +1,7 @@
 -- Recursion, mutual recursion, tail calls and varargs.
+--: seen fib > fib > fib > fib > fib
+--: seen spin
+--: seen varargs > count > spin
 local function spin(n)
     local sum = 0
     for i = 1, n do
@@ -11,16 +14,16 @@ local function fib(n)
     if n < 2 then
         return n
     end
-    return fib(n - 1) + fib(n - 2)
+    return fib(n - 1) + fib(n - 2) --> fib
 end
 
 local is_odd
 
 local function is_even(n)
     if n == 0 then
-        return spin(300) > 0
+        return spin(300) > 0 --> spin
     end
-    local answer = is_odd(n - 1)
+    local answer = is_odd(n - 1) --> is_odd
     return answer
 end
 
@@ -28,7 +31,7 @@ function is_odd(n)
     if n == 0 then
         return false
     end
-    local answer = is_even(n - 1)
+    local answer = is_even(n - 1) --> is_even
     return answer
 end
 
@@ -42,7 +45,7 @@ local function tail(n)
 end
 
 local function count(...)
-    local sum = spin(200)
+    local sum = spin(200) --> spin
     for i = 1, select("#", ...) do
         sum = sum + (select(i, ...))
     end
@@ -50,15 +53,15 @@ local function count(...)
 end
 
 local function varargs(...)
-    local sum = count(...)
+    local sum = count(...) --> count
     return sum
 end
 
 io.write("ready\n")
 io.flush()
 while true do
-    fib(12)
-    is_even(10)
-    local sum = tail(400)
-    sum = sum + varargs(1, 2, 3, 4)
+    fib(12) --> fib
+    is_even(10) --> is_even
+    local sum = tail(400) --> tail, last, spin
+    sum = sum + varargs(1, 2, 3, 4) --> varargs
 end

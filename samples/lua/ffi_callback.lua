@@ -1,4 +1,5 @@
 -- A C function, called through the FFI, that calls back into Lua.
+--: seen sort_numbers > compare > spin
 local ffi = require "ffi"
 ffi.cdef "void qsort(void *base, size_t count, size_t size, int (*compare)(const int *, const int *));"
 
@@ -11,7 +12,7 @@ local function spin(n)
 end
 
 local function compare(a, b)
-    spin(40)
+    spin(40) --> spin
     return a[0] - b[0]
 end
 
@@ -22,7 +23,7 @@ local function sort_numbers()
     for i = 0, 63 do
         numbers[i] = i * 7919 % 67
     end
-    ffi.C.qsort(numbers, 64, 4, callback)
+    ffi.C.qsort(numbers, 64, 4, callback) --> compare through ...
     return numbers[0]
 end
 -- A trace that calls C code that calls back is an error in LuaJIT.
@@ -31,5 +32,5 @@ jit.off(sort_numbers)
 io.write("ready\n")
 io.flush()
 while true do
-    sort_numbers()
+    sort_numbers() --> sort_numbers
 end

@@ -1,4 +1,8 @@
 -- Generic for loops over iterators written in Lua, and over pairs and ipairs.
+--: seen walk_range > step > spin
+--: seen walk_down > next_down > spin
+--: seen walk_table > spin
+--: seen walk_table
 local function spin(n)
     local sum = 0
     for i = 1, n do
@@ -8,7 +12,7 @@ local function spin(n)
 end
 
 local function step(limit, i)
-    spin(60)
+    spin(60) --> spin
     if i < limit then
         return i + 1
     end
@@ -20,7 +24,7 @@ end
 
 local function walk_range()
     local sum = 0
-    for i in range(20) do
+    for i in range(20) do --> range, step
         sum = sum + i
     end
     return sum
@@ -29,7 +33,7 @@ end
 -- A closure as iterator.
 local function countdown(n)
     local function next_down()
-        spin(60)
+        spin(60) --> spin
         n = n - 1
         return n >= 0 and n or nil
     end
@@ -38,7 +42,7 @@ end
 
 local function walk_down()
     local sum = 0
-    for i in countdown(20) do
+    for i in countdown(20) do --> countdown, next_down
         sum = sum + i
     end
     return sum
@@ -58,13 +62,13 @@ local function walk_table()
     for _, value in ipairs(goods) do
         sum = sum + value
     end
-    return sum + spin(300)
+    return sum + spin(300) --> spin
 end
 
 io.write("ready\n")
 io.flush()
 while true do
-    walk_range()
-    walk_down()
-    walk_table()
+    walk_range() --> walk_range
+    walk_down() --> walk_down
+    walk_table() --> walk_table
 end

@@ -1,9 +1,10 @@
-/* A program that embeds LuaJIT, for the tests: statically linked, and stripped in one of its two forms.
+/* A program that embeds LuaJIT, for the tests.
  *
- *   host SCRIPT              runs a script; `host.call` and the like take a function and its arguments
- *   host --joff SCRIPT       the same without the JIT compiler
- *   host --vms N SCRIPT      makes N VMs, runs the script in each with its number, then calls `step` in each in turn
- *   host --threads N SCRIPT  the same with a thread for each VM
+ *   host SCRIPT                 runs a script; `host.call` and the like take a function and its arguments
+ *   host --joff SCRIPT          the same without the JIT compiler
+ *   host --prelude FILE SCRIPT  runs another script before it, in the same VM
+ *   host --vms N SCRIPT         makes N VMs, runs the script in each with its number, then calls `step` in each in turn
+ *   host --threads N SCRIPT     the same with a thread for each VM
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -90,7 +91,7 @@ static const luaL_Reg functions[] = {
     {"call", host_call}, {"pcall", host_pcall}, {"cpcall", host_cpcall}, {"resume", host_resume}, {NULL, NULL},
 };
 
-static lua_State *new_vm(int jit)
+static lua_State *new_vm(int jit, const char *prelude)
 {
     lua_State *L = luaL_newstate();
     if (!L)
@@ -100,6 +101,8 @@ static lua_State *new_vm(int jit)
     lua_settop(L, 0);
     if (!jit)
         luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
+    if (prelude && luaL_dofile(L, prelude) != 0)
+        die(L, "prelude");
     return L;
 }
 
@@ -133,10 +136,13 @@ static FRAME void *run_thread(void *L)
 int main(int argc, char **argv)
 {
     int jit = 1, vms = 0, threads = 0, at = 1, i;
+    const char *prelude = NULL;
     lua_State **all;
     for (; at < argc && argv[at][0] == '-'; at++) {
         if (!strcmp(argv[at], "--joff"))
             jit = 0;
+        else if (!strcmp(argv[at], "--prelude") && at + 1 < argc)
+            prelude = argv[++at];
         else if (!strcmp(argv[at], "--vms") && at + 1 < argc)
             vms = atoi(argv[++at]);
         else if (!strcmp(argv[at], "--threads") && at + 1 < argc)
@@ -147,14 +153,14 @@ int main(int argc, char **argv)
     if (at + 1 != argc)
         die(NULL, "which script?");
     if (vms == 0) {
-        run_script(new_vm(jit), argv[at], 0);
+        run_script(new_vm(jit, prelude), argv[at], 0);
         finished++;
         return 0;
     }
 
     all = calloc(vms, sizeof *all);
     for (i = 0; i < vms; i++) {
-        all[i] = new_vm(jit);
+        all[i] = new_vm(jit, prelude);
         run_script(all[i], argv[at], i);
     }
     puts("ready");

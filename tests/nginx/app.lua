@@ -8,12 +8,12 @@ local function spin(n)
 end
 
 local function access()
-    local sum = spin(3000)
+    local sum = spin(3000) --> spin
     return sum
 end
 
 local function ascending(a, b)
-    spin(20)
+    spin(20) --> spin
     return a < b
 end
 
@@ -22,15 +22,15 @@ local function sorted()
     for i = 1, 30 do
         numbers[i] = i * 7919 % 41
     end
-    table.sort(numbers, ascending)
+    table.sort(numbers, ascending) --> ascending through table.sort ...
     return numbers
 end
 
 -- The body of a coroutine: lua-nginx-module resumes it from C, its creator is on no stack.
 local function produce(n)
-    spin(n)
+    spin(n) --> spin
     coroutine.yield(1)
-    spin(n)
+    spin(n) --> spin
     return 2
 end
 
@@ -38,13 +38,13 @@ local function content()
     local thread = coroutine.create(produce)
     local ok, value = coroutine.resume(thread, 2000)
     ok, value = coroutine.resume(thread)
-    ok = pcall(sorted)
+    ok = pcall(sorted) --> sorted through pcall
     ngx.say(value)
     return ok
 end
 
 local function log()
-    local sum = spin(1000)
+    local sum = spin(1000) --> spin
     return sum
 end
 

@@ -1,45 +1,39 @@
 //! Legal stacks: what a program whose call graph is known may be seen doing, and whether it was.
+//!
+//! What is between a caller and a callee is a pattern, words separated by blanks: a name stands for the frame of that label; `*` for
+//! any one frame that is no Lua function; `...` for one or more of them; `&name` for the native function of that name, which in a
+//! stripped program may be any one frame of the shape `module+0x1f`. An empty pattern is a direct call.
 
-use std::collections::HashMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::ops::AddAssign;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::graph::{Call, Definition, Graph, MAIN};
 use crate::stacks::{Frame, Function, Stack};
 
-/// The name that main chunks have in a call graph, and in labels.
-pub const MAIN: &str = "main chunk";
-
-/// A call that a program makes: the caller, the callee, and the native frames and builtins between them, root first.
+/// What is known of a program.
 ///
-/// Between is a pattern, words separated by blanks: a name stands for the frame of that label; `*` for any one frame that is
-/// no Lua function; `...` for one or more of them; `&name` for the native function of that name, which in a stripped
-/// program is any one frame of the shape `module+0x1f`. An empty pattern is a direct call.
-pub type Edge = (&'static str, &'static str, &'static str);
-
-/// The call graph of a program.
-///
-/// A Lua function is known by its name and by the line of its definition, which is looked up in the script. The code of one of
-/// nginx's directives is known by the directive's name, such as `content_by_lua`.
+/// A Lua function is known by its name, and its lines must be in its definition. The code of one of nginx's directives is known by
+/// the directive's name, such as `content_by_lua`.
 #[derive(Debug, Clone)]
 pub struct Truth<'a> {
-    /// The script that defines the functions.
-    pub script: PathBuf,
+    /// Its functions and calls.
+    pub graph: &'a Graph,
     /// Where every stack begins.
     pub root: Root,
-    /// What there is between the root and the first Lua function, a pattern as in [`Edge`].
+    /// What there is between the root and the first Lua function, a pattern.
     pub entry: &'a str,
     /// The functions that the entry calls.
-    pub start: &'a [&'a str],
-    /// Every call.
-    pub edges: &'a [Edge],
-    /// Stacks that were seen for sure if anything was: the names of their Lua functions, root first.
-    pub seen: &'a [&'a [&'a str]],
+    pub start: Vec<&'a str>,
+    /// Stacks that were seen for sure if anything was: the names of their Lua functions, root first, without the main chunk.
+    pub seen: Vec<Vec<&'a str>>,
     /// A part of the path of a library's files: what the library does is not known, but it calls none of the functions.
     pub library: Option<&'a str>,
-    /// A function that calls itself so often that frames of it may be cut out, which a marker between two of them says.
-    pub cut: Option<&'a str>,
+    /// Functions that call each other so deeply that frames may be cut out between two of them, which a marker says.
+    pub cut: Vec<&'a str>,
+    /// A function that may be called in any line of any function: a hook.
+    pub hook: Option<&'a str>,
     /// Whether the program also does something else than run Lua.
     pub outside: bool,
     /// Whether native functions have no names because the program is stripped.
@@ -69,39 +63,136 @@ impl Root {
     }
 }
 
+/// What was found in the stacks of a program. All numbers are of samples.
+#[derive(Debug, Clone, Default)]
+pub struct Verdict {
+    /// All of them.
+    pub samples: u64,
+    /// Those whose stack the program cannot have.
+    pub illegal: u64,
+    /// Some of these stacks, with what is wrong with them.
+    pub examples: Vec<String>,
+    /// Those whose stack lacks something, by what it lacks. None of them is illegal.
+    pub incomplete: BTreeMap<String, u64>,
+    /// Those whose stack was cut in a recursion that may be cut. They count as complete.
+    pub cut: u64,
+    /// Those with a frame that has no name.
+    pub unresolved: u64,
+    /// Those with a Lua function whose line is not known.
+    pub unknown_lines: u64,
+    /// Those that were taken and lost; they are not among the others.
+    pub lost: u64,
+    /// Stacks that were to be seen and were not.
+    pub unseen: Vec<String>,
+}
+
+/// Most stacks that are kept of those that are not legal.
+const EXAMPLES: usize = 5;
+
+impl Verdict {
+    /// Those whose stack lacks something.
+    pub fn incomplete(&self) -> u64 {
+        self.incomplete.values().sum()
+    }
+
+    /// The share of samples whose stack is complete, from the root to the leaf; 1 of none.
+    pub fn completeness(&self) -> f64 {
+        1.0 - self.incomplete() as f64 / self.samples.max(1) as f64
+    }
+
+    /// Fails unless every stack is legal and complete, and all were seen that had to be.
+    ///
+    /// # Errors
+    /// When one is not; the error shows the first few and says what is wrong with them.
+    pub fn perfect(&self) -> Result<()> {
+        let Verdict { samples, illegal, examples, .. } = self;
+        ensure!(*samples > 0, "there are no stacks");
+        let incomplete = self.incomplete();
+        if illegal + incomplete > 0 {
+            bail!(
+                "of {samples} samples {illegal} have a stack that is not legal, and {incomplete} one that is not complete, such \
+                 as\n  {}",
+                examples.join("\n  ")
+            );
+        }
+        ensure!(self.unseen.is_empty(), "never seen: {}", self.unseen.join("; "));
+        Ok(())
+    }
+}
+
+impl AddAssign for Verdict {
+    fn add_assign(&mut self, other: Verdict) {
+        self.samples += other.samples;
+        self.illegal += other.illegal;
+        self.cut += other.cut;
+        self.unresolved += other.unresolved;
+        self.unknown_lines += other.unknown_lines;
+        self.lost += other.lost;
+        self.unseen.extend(other.unseen);
+        for (reason, count) in other.incomplete {
+            *self.incomplete.entry(reason).or_default() += count;
+        }
+        self.examples.extend(other.examples);
+        self.examples.truncate(EXAMPLES);
+    }
+}
+
 /// Checks that every stack is one that the program can have, complete from the root to the leaf, with nothing unknown in
-/// it, and that each of [`Truth::seen`] was seen.
+/// it, and that each of [`Truth::seen`] was seen. The stacks must be with the line that each Lua function was in.
 ///
 /// # Errors
-/// When a stack is not legal; the error shows the first few and says what is wrong with them.
+/// As [`Verdict::perfect`].
 pub fn check(stacks: &[Stack], truth: &Truth<'_>) -> Result<()> {
-    let lines = definitions(&truth.script)?;
-    ensure!(!stacks.is_empty(), "there are no stacks");
-    let illegal: Vec<String> = stacks
-        .iter()
-        .filter_map(|stack| Walk::legal(stack, truth, &lines).err().map(|reason| format!("{reason:#}:\n    {stack}")))
-        .collect();
-    if !illegal.is_empty() {
-        let samples: u64 = stacks.iter().map(|stack| stack.count).sum();
-        bail!(
-            "{} of {} distinct stacks ({samples} samples) are not legal, such as\n  {}",
-            illegal.len(),
-            stacks.len(),
-            illegal[..illegal.len().min(5)].join("\n  ")
-        );
+    judge(stacks, truth).perfect()
+}
+
+/// Holds stacks against what is known of the program. They must be with the line that each Lua function was in.
+pub fn judge(stacks: &[Stack], truth: &Truth<'_>) -> Verdict {
+    let mut verdict = Verdict::default();
+    let mut lacking = Vec::new();
+    for stack in stacks {
+        verdict.samples += stack.count;
+        if stack.frames.iter().any(Frame::is_nameless) {
+            verdict.unresolved += stack.count;
+        }
+        if stack.frames.iter().filter_map(Frame::lua).any(|function| function.line.is_none()) {
+            verdict.unknown_lines += stack.count;
+        }
+        match Walk::legal(stack, truth) {
+            Ok(Walk { lacks: Some(reason), .. }) => {
+                lacking.push(format!("{reason}:\n    {stack}"));
+                *verdict.incomplete.entry(reason).or_default() += stack.count;
+            }
+            Ok(walk) if walk.cut_once => verdict.cut += stack.count,
+            Ok(_) => {}
+            Err(reason) => {
+                verdict.illegal += stack.count;
+                if verdict.examples.len() < EXAMPLES {
+                    verdict.examples.push(format!("{reason:#}:\n    {stack}"));
+                }
+            }
+        }
     }
-    for path in truth.seen {
-        let seen =
-            stacks.iter().any(|stack| stack.frames.iter().filter_map(Frame::lua).map(node).eq(path.iter().copied()));
-        ensure!(seen, "the stack {path:?} was never seen");
+    verdict.examples.extend(lacking);
+    verdict.examples.truncate(EXAMPLES);
+    for path in &truth.seen {
+        let same = |stack: &Stack| {
+            let functions = stack.frames.iter().filter_map(Frame::lua).map(node).filter(|name| *name != MAIN);
+            functions.eq(path.iter().copied())
+        };
+        if !stacks.iter().any(same) {
+            verdict.unseen.push(path.join(" > "));
+        }
     }
-    Ok(())
+    verdict
 }
 
 /// The name of a function in a call graph: the last part of the name, which may say where it is stored (`app.handle`).
 fn node(function: &Function) -> &str {
     match function.file.split_once("_by_lua(") {
-        Some((phase, _)) if function.line == Some(0) => &function.file[..phase.len() + "_by_lua".len()],
+        Some((phase, _)) if function.name.is_empty() || function.name == MAIN => {
+            &function.file[..phase.len() + "_by_lua".len()]
+        }
         _ => function.name.rsplit(['.', ':']).next().unwrap_or_default(),
     }
 }
@@ -111,87 +202,104 @@ pub fn leaf(stack: &Stack) -> Option<&Function> {
     stack.frames.iter().rev().find_map(Frame::lua)
 }
 
-/// The line of each function's definition, by name.
-fn definitions(script: &Path) -> Result<HashMap<String, u32>> {
-    let text = fs::read_to_string(script).with_context(|| format!("{} could not be read", script.display()))?;
-    let mut lines = HashMap::from([(MAIN.to_owned(), 0)]);
-    for (number, line) in (1..).zip(text.lines()) {
-        if let Some((_, rest)) = line.split_once("function ")
-            && let Some((name, _)) = rest.split_once('(')
-            && !name.is_empty()
-        {
-            let earlier = lines.insert(name.to_owned(), number);
-            ensure!(earlier.is_none(), "{} defines `{name}` twice", script.display());
-        }
-    }
-    Ok(lines)
-}
-
 /// A walk over a stack from its root.
 struct Walk<'a> {
     truth: &'a Truth<'a>,
-    lines: &'a HashMap<String, u32>,
-    /// The last Lua function passed.
-    caller: Option<&'a str>,
+    /// The last Lua function passed, with the line that it is in when that is known.
+    caller: Option<(&'a str, Option<u32>)>,
     /// The frames since then that are no Lua functions.
     between: Vec<&'a str>,
-    /// Whether a marker since then says that frames were cut out.
+    /// Whether a marker since then says that frames were cut out of a recursion.
     cut: bool,
+    /// Whether there was such a marker at all.
+    cut_once: bool,
+    /// Whether something is missing since then.
+    gap: bool,
+    /// What the stack lacks first.
+    lacks: Option<String>,
     /// Whether the walk has come to the library.
     library: bool,
 }
 
 impl<'a> Walk<'a> {
-    fn legal(stack: &'a Stack, truth: &'a Truth<'a>, lines: &'a HashMap<String, u32>) -> Result<()> {
-        let (root, frames) = stack.frames.split_first().context("it is empty")?;
-        ensure!(
-            matches!(root, Frame::Other(label) if truth.root.is(label)),
-            "it does not begin where the program does"
-        );
-        let mut walk = Walk { truth, lines, caller: None, between: Vec::new(), cut: false, library: false };
+    /// Walks to the leaf; fails when the stack is not legal.
+    fn legal(stack: &'a Stack, truth: &'a Truth<'a>) -> Result<Walk<'a>> {
+        let mut walk = Walk {
+            truth,
+            caller: None,
+            between: Vec::new(),
+            cut: false,
+            cut_once: false,
+            gap: false,
+            lacks: None,
+            library: false,
+        };
+        let mut frames = stack.frames.iter();
+        match frames.clone().next().context("it is empty")? {
+            Frame::Other(label) if truth.root.is(label) => drop(frames.next()),
+            // It says itself what it lacks.
+            Frame::Marker(_) => {}
+            _ => walk.lack("no root"),
+        }
         let mut kernel = false;
         for frame in frames {
             ensure!(!kernel || matches!(frame, Frame::Kernel(_)), "user code is called by the kernel");
             match frame {
-                Frame::Marker(name) => {
-                    let may_be_cut = truth.cut.is_some() && truth.cut == walk.caller && !walk.cut;
-                    ensure!(may_be_cut, "{name} is in it");
-                    walk.cut = true;
-                }
+                Frame::Marker(name) => walk.mark(name),
                 Frame::Kernel(_) => kernel = true,
                 Frame::Other(name) => walk.between.push(name),
                 Frame::Lua(function) => walk.call(function)?,
             }
         }
-        ensure!(truth.outside || walk.caller.is_some(), "there is no Lua function in it");
-        Ok(())
+        if walk.caller.is_none() && !walk.library && !truth.outside {
+            walk.lack("no Lua function");
+        }
+        if walk.cut {
+            walk.lack("cut at the leaf");
+        }
+        Ok(walk)
+    }
+
+    /// Something is missing before the next frame.
+    fn lack(&mut self, reason: &str) {
+        self.lacks.get_or_insert_with(|| reason.to_owned());
+        self.gap = true;
+    }
+
+    fn mark(&mut self, name: &str) {
+        let may_be_cut = self.caller.is_some_and(|(caller, _)| self.truth.cut.contains(&caller));
+        if name.ends_with("cut]") && may_be_cut {
+            (self.cut, self.cut_once) = (true, true);
+        } else {
+            self.lack(name);
+        }
     }
 
     fn call(&mut self, function: &'a Function) -> Result<()> {
         if self.truth.library.is_some_and(|library| function.file.contains(library)) {
-            ensure!(self.caller.is_some(), "`{function}` was called by no Lua function");
+            ensure!(self.caller.is_some() || self.gap, "`{function}` was called by no Lua function");
             self.library = true;
             return Ok(());
         }
         ensure!(!self.library, "the library calls `{function}`");
-        let callee = node(function);
-        if !function.file.contains("_by_lua(") {
-            let file =
-                self.truth.script.file_name().and_then(|name| name.to_str()).context("the script has no name")?;
-            ensure!(function.is_in(file), "`{function}` is of another program");
-            let line = self.lines.get(callee).with_context(|| format!("there is no `{function}`"))?;
-            ensure!(function.line == Some(*line), "`{function}` is defined in line {line}");
-        }
+        let (callee, line) = self.place(function)?;
         let between = std::mem::take(&mut self.between);
+        let (cut, gap) = (std::mem::take(&mut self.cut), std::mem::take(&mut self.gap));
         let allowed = |pattern: &str| matches(pattern, &between, self.truth.stripped);
-        match self.caller.replace(callee) {
-            Some(caller) if std::mem::take(&mut self.cut) => {
-                ensure!(caller == callee && between.is_empty(), "a cut leads from `{caller}` to `{callee}`");
+        match self.caller.replace((callee, line)) {
+            _ if gap => {}
+            Some((caller, _)) if cut => {
+                ensure!(self.truth.cut.contains(&callee), "a cut leads from `{caller}` to `{callee}`");
             }
-            Some(caller) => ensure!(
-                self.truth.edges.iter().any(|(from, to, pattern)| *from == caller && *to == callee && allowed(pattern)),
-                "`{caller}` does not call `{callee}` through {between:?}"
-            ),
+            Some(_) if self.truth.hook == Some(callee) && !between.is_empty() => {}
+            Some((caller, line)) => {
+                let calls = |call: &&Call| call.caller == caller && call.callee == callee && allowed(&call.through);
+                let mut calls = self.truth.graph.calls.iter().filter(calls).peekable();
+                ensure!(calls.peek().is_some(), "`{caller}` does not call `{callee}` through {between:?}");
+                if let Some(line) = line {
+                    ensure!(calls.any(|call| call.line == line), "`{caller}` does not call `{callee}` in line {line}");
+                }
+            }
             None => {
                 ensure!(self.truth.start.contains(&callee), "`{callee}` was not called by any Lua function");
                 let entry = self.truth.entry;
@@ -199,6 +307,22 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The function's name in the graph, and the line of its source that it is in.
+    fn place(&self, function: &'a Function) -> Result<(&'a str, Option<u32>)> {
+        let name = node(function);
+        let Definition { file, line, end } =
+            self.truth.graph.functions.get(name).with_context(|| format!("there is no `{function}`"))?;
+        let directive = function.file.contains("_by_lua(");
+        ensure!(directive || function.is_in(file), "`{function}` is of another program");
+        // The lines of a directive's code are counted from where it begins.
+        let at = function.line.map(|at| if directive { line + at - at.min(1) } else { at });
+        ensure!(
+            at.is_none_or(|at| (*line..=*end).contains(&at) && (at > 0 || name == MAIN)),
+            "`{function}` is in lines {line} to {end}"
+        );
+        Ok((name, at))
     }
 }
 
@@ -217,8 +341,8 @@ fn matches_words(words: &[&str], frames: &[&str], stripped: bool) -> bool {
         }
         ([word, rest @ ..], [frame, more @ ..]) => {
             let same = match word.strip_prefix('&') {
-                Some(_) if stripped => frame.contains("+0x"),
-                Some(name) => *frame == name,
+                // A stripped library still exports the functions of its API.
+                Some(name) => *frame == name || stripped && frame.contains("+0x"),
                 None => *word == "*" || word == frame,
             };
             same && matches_words(rest, more, stripped)
@@ -226,117 +350,121 @@ fn matches_words(words: &[&str], frames: &[&str], stripped: bool) -> bool {
     }
 }
 
-/// The share of each function in the samples, by its own time: the samples in which it is the leaf-most Lua function.
-pub fn own_shares(stacks: &[Stack]) -> HashMap<String, f64> {
-    let mut counts: HashMap<String, u64> = HashMap::new();
-    for stack in stacks {
-        if let Some(function) = leaf(stack) {
-            *counts.entry(function.name.clone()).or_default() += stack.count;
-        }
-    }
-    shares(counts)
-}
-
-/// Counts as shares of their sum.
-pub fn shares(counts: HashMap<String, u64>) -> HashMap<String, f64> {
-    let all: u64 = counts.values().sum();
-    counts.into_iter().map(|(name, count)| (name, count as f64 / all.max(1) as f64)).collect()
-}
-
-/// Total variation distance of two distributions: the share of the time on which they disagree, from 0 to 1.
-pub fn distance(a: &HashMap<String, f64>, b: &HashMap<String, f64>) -> f64 {
-    let missing = b.iter().filter(|(name, _)| !a.contains_key(*name)).map(|(_, share)| *share);
-    let both = a.iter().map(|(name, share)| (share - b.get(name).copied().unwrap_or(0.0)).abs());
-    missing.chain(both).sum::<f64>() / 2.0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::stacks::parse;
 
-    const EDGES: &[Edge] = &[
-        (MAIN, "fib", ""),
-        ("fib", "fib", ""),
-        (MAIN, "safe", "pcall"),
-        ("safe", "less", "table.sort ..."),
-        ("content_by_lua", "fib", ""),
-    ];
+    const SCRIPT: &str = "local function fib(n)\n    fib(n) --> fib\nend\nlocal function safe()\n    \
+                          table.sort({}, less) --> less through table.sort ...\nend\nfunction less(a, b)\nend\n\
+                          fib(1) --> fib\npcall(safe) --> safe through pcall\n";
+    const CONFIGURATION: &str = "content_by_lua_block {\n    t.fib(1) --> fib\n}\n";
 
-    fn check_one(stack: &str, cut: Option<&str>, seen: &[&[&str]]) -> Result<()> {
-        let folder = tempfile::tempdir()?;
-        let script = folder.path().join("t.lua");
-        fs::write(
-            &script,
-            "local function fib(n)\nend\nlocal function safe()\nend\n  local function less(a, b)\nend\n",
-        )?;
+    fn judge_one(stack: &str, cut: &[&str], seen: &[&[&str]]) -> Verdict {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ["t.lua", "nginx.conf"].map(|name| folder.path().join(name));
+        std::fs::write(&files[0], SCRIPT).unwrap();
+        std::fs::write(&files[1], CONFIGURATION).unwrap();
+        let graph = Graph::read(&[&files[0], &files[1]]).unwrap();
         let truth = Truth {
-            script,
+            graph: &graph,
             root: Root::Process(0x1000),
             entry: "... &lua_pcall",
-            start: &[MAIN, "content_by_lua"],
-            edges: EDGES,
-            seen,
+            start: vec![MAIN, "content_by_lua"],
+            seen: seen.iter().map(|path| path.to_vec()).collect(),
             library: Some("/lib/"),
-            cut,
+            cut: cut.to_vec(),
+            hook: Some("less"),
             outside: false,
             stripped: false,
         };
-        check(&parse(stack)?, &truth)
+        judge(&parse(stack).unwrap(), &truth)
     }
 
     #[test]
     fn paths_of_the_call_graph_are_legal() {
         for stack in [
-            "_start;main;lua_pcall;main chunk (t.lua) 1",
-            "a+0x1005;main;run;lua_pcall;main chunk (/x/t.lua);fib (/x/t.lua:1);fib (/x/t.lua:1)_[j];lj_vm_foo 2",
-            "_start;main;lua_pcall;main chunk (t.lua);pcall;safe (t.lua:3);table.sort;auxsort;less (t.lua:5);read_[k] 3",
-            "_start;main;lua_pcall;main chunk (t.lua);fib (t.lua:1);insert (/lib/list.lua:3);memmove 3",
-            "_start;main;lua_pcall;main chunk (content_by_lua(nginx.conf:12));t.fib (t.lua:1) 3",
+            "_start;main;lua_pcall;main chunk (t.lua:3) 1",
+            "a+0x1005;main;run;lua_pcall;main chunk (/x/t.lua:9);fib (/x/t.lua:2);fib (/x/t.lua:1)_[j];lj_vm_foo 2",
+            "_start;main;lua_pcall;main chunk (t.lua:10);pcall;safe (t.lua:5);table.sort;auxsort;less (t.lua:7);read_[k] 3",
+            "_start;main;lua_pcall;main chunk (t.lua:9);fib (t.lua:1);insert (/lib/list.lua:3);memmove 3",
+            "_start;main;lua_pcall;content_by_lua(nginx.conf:12):2;t.fib (t.lua:1) 3",
+            "_start;main;lua_pcall;main chunk (content_by_lua(nginx.conf:12):1) 3",
+            "_start;main;lua_pcall;main chunk (t.lua:?);fib (t.lua:?) 3",
+            // A hook may be called in any line.
+            "_start;main;lua_pcall;main chunk (t.lua:9);fib (t.lua:3);hookf;less (t.lua:8) 1",
         ] {
-            check_one(stack, None, &[]).unwrap_or_else(|error| panic!("{error:#}"));
+            judge_one(stack, &[], &[]).perfect().unwrap_or_else(|error| panic!("{error:#}"));
         }
     }
 
     #[test]
-    fn anything_else_is_not() {
+    fn what_contradicts_the_call_graph_is_illegal() {
         for (stack, reason) in [
-            ("main;lua_pcall;main chunk (t.lua) 1", "does not begin"),
-            ("a+0x1055;main;lua_pcall;main chunk (t.lua) 1", "does not begin"),
-            ("_start;main;main chunk (t.lua) 1", "the way from the root"),
+            ("_start;main;main chunk (t.lua:9) 1", "the way from the root"),
             ("_start;main;lua_pcall;fib (t.lua:1) 1", "not called by"),
-            ("_start;main;lua_pcall;main chunk (t.lua);safe (t.lua:3) 1", "does not call"),
-            ("_start;main;lua_pcall;main chunk (t.lua);lua_call;fib (t.lua:1) 1", "does not call"),
-            ("_start;main;lua_pcall;main chunk (t.lua);pcall;safe (t.lua:3);less (t.lua:5) 1", "does not call"),
-            ("_start;main;lua_pcall;main chunk (t.lua);fib (t.lua:2) 1", "defined in line 1"),
-            ("_start;main;lua_pcall;main chunk (t.lua);fob (t.lua:1) 1", "there is no"),
-            ("_start;main;lua_pcall;main chunk (u.lua) 1", "another program"),
-            ("_start;main;lua_pcall;main chunk (t.lua);x (/lib/x.lua:1);fib (t.lua:1) 1", "the library calls"),
+            ("_start;main;lua_pcall;main chunk (t.lua:10);safe (t.lua:5) 1", "does not call"),
+            ("_start;main;lua_pcall;main chunk (t.lua:10);fib (t.lua:2) 1", "in line 10"),
+            ("_start;main;lua_pcall;main chunk (t.lua:9);fib (t.lua:3);fib (t.lua:2) 1", "in line 3"),
+            ("_start;main;lua_pcall;main chunk (t.lua:9);lua_call;fib (t.lua:1) 1", "does not call"),
+            ("_start;main;lua_pcall;main chunk (t.lua:10);pcall;safe (t.lua:5);less (t.lua:7) 1", "does not call"),
+            ("_start;main;lua_pcall;main chunk (t.lua:9);fib (t.lua:4) 1", "in lines 1 to 3"),
+            ("_start;main;lua_pcall;main chunk (t.lua:9);fob (t.lua:1) 1", "there is no"),
+            ("_start;main;lua_pcall;main chunk (u.lua:9) 1", "another program"),
+            ("_start;main;lua_pcall;main chunk (t.lua:9);x (/lib/x.lua:1);fib (t.lua:1) 1", "the library calls"),
             ("_start;main;lua_pcall;x (/lib/x.lua:1) 1", "called by no Lua function"),
-            ("_start;main;lua_pcall;main chunk (t.lua);[unknown] 1", "[unknown]"),
-            ("_start;main;read_[k];lua_pcall;main chunk (t.lua) 1", "kernel"),
-            ("_start;main 1", "no Lua function"),
+            ("_start;main;read_[k];lua_pcall;main chunk (t.lua:9) 1", "kernel"),
+            ("_start;main;lua_pcall;main chunk (t.lua:9);[unknown];fib (t.lua:2);less (t.lua:7) 1", "does not call"),
         ] {
-            let error = check_one(stack, None, &[]).expect_err(stack).to_string();
-            assert!(error.contains(reason), "{stack}: {error}");
+            let verdict = judge_one(stack, &[], &[]);
+            assert_eq!(verdict.illegal, 1, "{stack}");
+            assert!(verdict.examples[0].contains(reason), "{stack}: {:?}", verdict.examples);
+        }
+    }
+
+    #[test]
+    fn what_says_too_little_is_incomplete() {
+        for (stack, reason) in [
+            ("main;lua_pcall;main chunk (t.lua:9) 1", "no root"),
+            ("a+0x1055;main;lua_pcall;main chunk (t.lua:9) 1", "no root"),
+            ("[unknown caller];lua_pcall;main chunk (t.lua:9) 1", "[unknown caller]"),
+            ("_start;main;lua_pcall;main chunk (t.lua:9);[unknown] 1", "[unknown]"),
+            ("_start;main;lua_pcall;main chunk (t.lua:9);[unknown];less (t.lua:7) 1", "[unknown]"),
+            ("_start;main 1", "no Lua function"),
+            ("_start;main;lua_pcall;main chunk (t.lua:9);[Lua frames cut];fib (t.lua:1) 1", "[Lua frames cut]"),
+        ] {
+            let verdict = judge_one(stack, &["fib"], &[]);
+            assert_eq!(verdict.incomplete, BTreeMap::from([(reason.to_owned(), 1)]), "{stack}");
+            assert_eq!((verdict.illegal, verdict.completeness()), (0, 0.0));
+            assert!(verdict.perfect().is_err(), "{stack}");
         }
     }
 
     #[test]
     fn a_cut_is_legal_only_in_the_recursion_that_is_cut() {
-        let start = "_start;main;lua_pcall;main chunk (t.lua)";
-        let cut = format!("{start};fib (t.lua:1);[3 frames cut];fib (t.lua:1) 1");
-        assert!(check_one(&cut, Some("fib"), &[]).is_ok());
-        assert!(check_one(&cut, None, &[]).is_err());
-        assert!(check_one(&format!("{start};[3 frames cut];fib (t.lua:1) 1"), Some("fib"), &[]).is_err());
-        assert!(check_one(&format!("{start};fib (t.lua:1);[x];safe (t.lua:3) 1"), Some("fib"), &[]).is_err());
+        let start = "_start;main;lua_pcall;main chunk (t.lua:9)";
+        let cut = format!("{start};fib (t.lua:2);[3 frames cut];fib (t.lua:1) 1");
+        let verdict = judge_one(&cut, &["fib"], &[]);
+        assert_eq!((verdict.cut, verdict.illegal, verdict.incomplete()), (1, 0, 0));
+        assert_eq!(judge_one(&cut, &[], &[]).incomplete(), 1);
+        assert_eq!(judge_one(&format!("{start};fib (t.lua:2);[x];fib (t.lua:1) 1"), &["fib"], &[]).incomplete(), 1);
+        assert_eq!(judge_one(&format!("{start};fib (t.lua:2);[x cut];safe (t.lua:5) 1"), &["fib"], &[]).illegal, 1);
+        assert_eq!(judge_one(&format!("{start};fib (t.lua:2);[x cut] 1"), &["fib"], &[]).incomplete(), 1);
     }
 
     #[test]
     fn what_must_be_seen_is_a_whole_stack() {
-        let stack = "_start;main;lua_pcall;main chunk (t.lua);fib (t.lua:1);fib (t.lua:1) 1";
-        assert!(check_one(stack, None, &[&[MAIN, "fib", "fib"]]).is_ok());
-        assert!(check_one(stack, None, &[&[MAIN, "fib"]]).is_err());
+        let stack = "_start;main;lua_pcall;main chunk (t.lua:9);fib (t.lua:2);fib (t.lua:1) 1";
+        assert!(judge_one(stack, &[], &[&["fib", "fib"]]).perfect().is_ok());
+        assert!(judge_one(stack, &[], &[&["fib"]]).perfect().is_err());
+    }
+
+    #[test]
+    fn verdicts_of_several_runs_add_up() {
+        let mut sum = judge_one("_start;main 2", &[], &[]);
+        sum += judge_one("_start;main;lua_pcall;main chunk (t.lua:?) 3\n_start;main;main chunk (t.lua:9) 1", &[], &[]);
+        assert_eq!((sum.samples, sum.illegal, sum.incomplete(), sum.unknown_lines), (6, 1, 2, 3));
+        assert_eq!(sum.examples.len(), 2);
     }
 
     #[test]
@@ -345,13 +473,5 @@ mod tests {
         assert!(!matches("host.call &host_call &lua_call", &["host.call", "host+0x12", "host+0x55"], false));
         assert!(matches("host.call &host_call &lua_call", &["host.call", "host+0x12", "host+0x55"], true));
         assert!(!matches("host.call &host_call &lua_call", &["host.call", "host+0x12"], true));
-    }
-
-    #[test]
-    fn distance_is_the_share_that_differs() {
-        let of = |pairs: &[(&str, f64)]| pairs.iter().map(|(name, share)| ((*name).to_owned(), *share)).collect();
-        let (a, b) = (of(&[("x", 0.5), ("y", 0.5)]), of(&[("x", 0.25), ("z", 0.75)]));
-        assert_eq!(distance(&a, &b), 0.75);
-        assert_eq!(distance(&a, &a), 0.0);
     }
 }

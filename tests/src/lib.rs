@@ -1,8 +1,17 @@
 //! Real programs to profile, and what must hold for the stacks that were seen in them.
 //!
-//! The tests proper are in `tests/`; `cargo xtask demo` and `cargo xtask bench` start their nginx from here too.
+//! The tests proper are in `tests/`; `cargo xtask truth`, `demo` and `bench` start their programs from here too.
 
+pub mod builds;
+pub mod graph;
 pub mod legal;
+pub mod luaflame;
 pub mod nginx;
+pub mod paths;
 pub mod process;
+pub mod programs;
+pub mod shares;
 pub mod stacks;
+pub mod truth;
+pub mod witness;
+pub mod workload;

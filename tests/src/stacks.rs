@@ -95,6 +95,15 @@ impl Frame {
         Some(Frame::Other(if by == By::Inlined { bare.to_owned() } else { label.to_owned() }))
     }
 
+    /// Whether it says no more than where it is: an address, or that something is there.
+    pub fn is_nameless(&self) -> bool {
+        match self {
+            Frame::Lua(function) => function.name.is_empty() && !function.file.contains("_by_lua("),
+            Frame::Kernel(name) | Frame::Other(name) => name == "?" || name.contains("+0x"),
+            Frame::Marker(_) => true,
+        }
+    }
+
     /// The Lua function that this is.
     pub fn lua(&self) -> Option<&Function> {
         match self {

@@ -4,7 +4,6 @@
 //! the process, the probe's time by the kernel's accounting of BPF programs, delays by what the process is seen doing.
 
 mod profilers;
-mod table;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -17,8 +16,8 @@ use luaflame_tests::process::Running;
 
 use crate::setup;
 use crate::shell::{interrupted, is_root, luaflame, output, root};
+use crate::table::{Table, Verdicts, median};
 use profilers::{BpfStatistics, Cost, Profiler, Tool};
-use table::{Table, Verdicts, median};
 
 /// What the task is told.
 #[derive(Debug, clap::Args)]

@@ -5,7 +5,9 @@ mod demo;
 mod ebpf;
 mod setup;
 mod shell;
+mod table;
 mod test;
+mod truth;
 
 use std::process::ExitCode;
 
@@ -28,6 +30,8 @@ enum Task {
     Ebpf(ebpf::Arguments),
     /// Measure what profiling costs, luaflame and others side by side
     Bench(bench::Arguments),
+    /// Hold the stacks of programs whose call graph is known against it, on builds of LuaJIT and in modes
+    Truth(truth::Arguments),
     /// Run every check: format, lints, the probe, unit tests, documentation, tests on real programs
     Test,
 }
@@ -39,6 +43,7 @@ fn main() -> ExitCode {
         Task::Demo(arguments) => demo::task(&arguments),
         Task::Ebpf(arguments) => ebpf::task(&arguments),
         Task::Bench(arguments) => bench::task(&arguments),
+        Task::Truth(arguments) => truth::task(&arguments),
         Task::Test => test::task(),
     });
     match done {

@@ -1,10 +1,8 @@
 //! `cargo xtask test`: everything that must hold before a change is shared.
 
-use std::process::Command;
-
 use anyhow::{Result, bail};
 
-use crate::shell::{cargo, interrupted, is_root, luaflame, root, run};
+use crate::shell::{cargo, interrupted, is_root, luaflame, run};
 use crate::{ebpf, setup};
 
 type Check = fn() -> Result<()>;
@@ -48,9 +46,7 @@ pub fn task() -> Result<()> {
 
 fn format() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
-    run(cargo().args(["fmt", "--check", "--manifest-path", "profiler-ebpf/Cargo.toml"]))?;
-    let hosts = ["tests/hosts/build.rs", "tests/hosts/main.rs"];
-    run(Command::new("rustfmt").current_dir(root()).args(["--check", "--edition", "2024"]).args(hosts))
+    run(cargo().args(["fmt", "--check", "--manifest-path", "profiler-ebpf/Cargo.toml"]))
 }
 
 fn lints() -> Result<()> {

@@ -7,14 +7,16 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use luaflame_tests::legal::{MAIN, Truth, check};
+use luaflame_tests::graph::MAIN;
+use luaflame_tests::legal::{Truth, check};
+use luaflame_tests::luaflame::{FREQUENCY, LINES, Luaflame, run, stacks};
 use luaflame_tests::process::{Running, children};
+use luaflame_tests::programs::{Mode, Runtime, Target, script};
 use luaflame_tests::stacks::{Frame, Function, Stack, parse};
+use luaflame_tests::truth::Case;
+use luaflame_tests::workload::Workload;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::luaflame::{FREQUENCY, Luaflame, run, stacks};
-use crate::programs::{Runtime, Target, script};
-use crate::truth::{CALLS, SHARES};
 use crate::{Test, test};
 
 /// The tests of this file.
@@ -41,7 +43,7 @@ pub fn tests() -> Vec<(String, Test)> {
 }
 
 fn calls() -> Result<Target> {
-    Target::sample(Runtime::CommandLine, true, "calls.lua", &[])
+    Target::sample(Runtime::CommandLine, Mode::Jit, "calls.lua", &[])
 }
 
 fn lua_functions(stacks: &[Stack]) -> impl Iterator<Item = &Function> {
@@ -50,22 +52,30 @@ fn lua_functions(stacks: &[Stack]) -> impl Iterator<Item = &Function> {
 
 /// That the stacks are those of `calls.lua`, run by LuaJIT's command line, perhaps for a short time only.
 fn check_calls(stacks: &[Stack]) -> Result<()> {
-    check(stacks, &Truth { seen: &[&[MAIN, "spin"]], ..CALLS.truth(Runtime::CommandLine)? })
+    check_workload(stacks, "calls", &["spin"])
+}
+
+/// That the stacks are those of a workload, run by LuaJIT's command line, and that this path is one of them.
+fn check_workload(stacks: &[Stack], name: &str, seen: &[&str]) -> Result<()> {
+    let workload = Workload::read(name)?;
+    let case = Case { workload: &workload, runtime: Runtime::CommandLine, mode: Mode::Jit };
+    let graph = case.graph()?;
+    check(stacks, &Truth { seen: vec![seen.to_vec()], ..case.truth(&graph)? })
 }
 
 fn several_processes() -> Result<()> {
-    let (a, b) = (calls()?, Target::sample(Runtime::CommandLine, true, "shares.lua", &[])?);
+    let (a, b) = (calls()?, Target::sample(Runtime::CommandLine, Mode::Jit, "shares.lua", &[])?);
     let second = b.pid().to_string();
-    let stacks = stacks(a.pid(), 2, &["--pid", &second])?;
+    let stacks = stacks(a.pid(), 2, &["--pid", &second, LINES[0], LINES[1]])?;
     let of_second =
         |stack: &Stack| stack.frames.iter().filter_map(Frame::lua).any(|function| function.is_in("shares.lua"));
     let (b, a): (Vec<Stack>, Vec<Stack>) = stacks.into_iter().partition(of_second);
     check_calls(&a)?;
-    check(&b, &SHARES.truth(Runtime::CommandLine)?)
+    check_workload(&b, "shares", &["half"])
 }
 
 fn lua_only() -> Result<()> {
-    let target = Target::sample(Runtime::CommandLine, false, "builtins.lua", &[])?;
+    let target = Target::sample(Runtime::CommandLine, Mode::Interpreter, "builtins.lua", &[])?;
     let stacks = stacks(target.pid(), 2, &["--lua-only"])?;
     for stack in &stacks {
         // Before it there may be a C function that the program has called as Lua would.
@@ -87,7 +97,7 @@ fn lua_only() -> Result<()> {
 }
 
 fn lines() -> Result<()> {
-    let target = Target::sample(Runtime::CommandLine, false, "shares.lua", &[])?;
+    let target = Target::sample(Runtime::CommandLine, Mode::Interpreter, "shares.lua", &[])?;
     let text = fs::read_to_string(script("shares.lua"))?;
     let definition =
         text.lines().position(|line| line.contains("function half(")).context("`half` is in shares.lua")?;
@@ -147,7 +157,7 @@ fn xml(svg: &str) -> Result<roxmltree::Document<'_>> {
 }
 
 fn hostile_names() -> Result<()> {
-    let target = Target::sample(Runtime::CommandLine, false, "hostile.lua", &[])?;
+    let target = Target::sample(Runtime::CommandLine, Mode::Interpreter, "hostile.lua", &[])?;
     let pid = target.pid().to_string();
     let folded = run(&["-p", &pid, "-t", "2", "-F", FREQUENCY, "-f", "folded", "-o", "-"])?.success()?;
     let text = std::str::from_utf8(&folded.stdout).context("the folded stacks are not UTF-8")?;
@@ -166,7 +176,7 @@ fn hostile_names() -> Result<()> {
 }
 
 fn target_exits_early() -> Result<()> {
-    let target = Target::sample(Runtime::CommandLine, true, "briefly.lua", &["2"])?;
+    let target = Target::sample(Runtime::CommandLine, Mode::Jit, "briefly.lua", &["2"])?;
     let pid = target.pid().to_string();
     let start = Instant::now();
     let finished = run(&["-p", &pid, "-t", "50", "-F", FREQUENCY, "-f", "folded", "-o", "-"])?.success()?;
@@ -178,7 +188,7 @@ fn target_exits_early() -> Result<()> {
 /// luaflame with some samples taken, and no end in sight.
 fn under_way(target: &Target, file: &Path) -> Result<Luaflame> {
     let (pid, file) = (target.pid().to_string(), file.to_str().context("UTF-8")?.to_owned());
-    let mut luaflame = Luaflame::start(&["-p", &pid, "-t", "50", "-F", FREQUENCY, "-o", &file])?;
+    let mut luaflame = Luaflame::start(&["-p", &pid, "-t", "50", "-F", FREQUENCY, "-o", &file, LINES[0], LINES[1]])?;
     luaflame.wait_until_attached()?;
     target.wait_for_work(50)?;
     Ok(luaflame)
@@ -257,7 +267,7 @@ fn idle_target() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("flame.svg");
     fs::write(&file, "precious")?;
-    let target = Target::sample(Runtime::CommandLine, true, "sleep.lua", &[])?;
+    let target = Target::sample(Runtime::CommandLine, Mode::Jit, "sleep.lua", &[])?;
     let pid = target.pid().to_string();
     run(&["-p", &pid, "-t", "1", "-o", file.to_str().context("UTF-8")?])?.failure(1, &["no samples"])?;
     ensure!(fs::read_to_string(&file)? == "precious", "a failed run has changed the file that was there");
@@ -270,7 +280,7 @@ fn deleted_program() -> Result<()> {
     fs::copy(Runtime::CommandLine.path()?, &program)?;
     let target = Target::start(Command::new(&program).arg(script("calls.lua")))?;
     fs::remove_file(&program)?;
-    check_calls(&stacks(target.pid(), 2, &[])?)
+    check_calls(&stacks(target.pid(), 2, &LINES)?)
 }
 
 /// As in a container: the program and the script are in a file system of its own, and it has another process id there.
@@ -292,7 +302,7 @@ fn other_namespaces() -> Result<()> {
     ensure!(line == "ready\n", "the program in other namespaces did not get ready: {line:?}");
     let shell = *children(unshare.id()).first().context("unshare has a child")?;
     let inside = *children(shell).first().context("the shell has a child")?;
-    let stacks = stacks(inside, 2, &[]);
+    let stacks = stacks(inside, 2, &LINES);
     // unshare itself ignores a request to end, and ends with its child.
     kill_process(Pid::from_raw(inside.try_into()?).context("a process id is not 0")?, Signal::TERM)?;
     unshare.child().wait()?;

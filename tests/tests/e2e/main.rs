@@ -4,9 +4,7 @@
 //! `target/release/luaflame`, or what `LUAFLAME` names. One test runs at a time, since each wants the CPU for its target.
 
 mod cli;
-mod luaflame;
 mod nginx;
-mod programs;
 mod truth;
 
 use std::process::ExitCode;
@@ -27,7 +25,7 @@ fn main() -> ExitCode {
     let tests = [truth::tests(), nginx::tests(), cli::tests()].into_iter().flatten();
     let trials = tests
         .map(|(name, run)| {
-            Trial::ignorable_test(name, move || match luaflame::unusable() {
+            Trial::ignorable_test(name, move || match luaflame_tests::luaflame::unusable() {
                 Some(reason) => Ok(Completion::ignored_with(reason)),
                 None => run().map(|()| Completion::Completed).map_err(|error| Failed::from(format!("{error:#}"))),
             })

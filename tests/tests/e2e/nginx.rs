@@ -4,25 +4,15 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use luaflame_tests::legal::{Edge, Truth, check};
+use luaflame_tests::graph::Graph;
+use luaflame_tests::legal::{Truth, check};
+use luaflame_tests::luaflame::{FREQUENCY, LINES, Luaflame, stacks};
 use luaflame_tests::nginx::Nginx;
-use luaflame_tests::stacks::Frame;
+use luaflame_tests::paths::root;
+use luaflame_tests::programs::entry_point;
+use luaflame_tests::stacks::{Frame, Stack};
 
-use crate::luaflame::{FREQUENCY, Luaflame, root, stacks};
-use crate::programs::entry_point;
 use crate::{Test, test};
-
-const EDGES: &[Edge] = &[
-    ("access_by_lua", "access", ""),
-    ("access", "spin", ""),
-    ("content_by_lua", "content", ""),
-    ("content", "sorted", "pcall"),
-    ("sorted", "ascending", "table.sort ..."),
-    ("ascending", "spin", ""),
-    ("produce", "spin", ""),
-    ("log_by_lua", "log", ""),
-    ("log", "spin", ""),
-];
 
 /// The tests of this file.
 pub fn tests() -> Vec<(String, Test)> {
@@ -56,32 +46,35 @@ fn served(workers: usize, part: &str, replacement: &str, test: impl FnOnce(&mut 
     Ok(())
 }
 
-fn truth(folder: &Path) -> Result<Truth<'static>> {
-    Ok(Truth {
-        script: folder.join("app.lua"),
+/// Checks the stacks of the server in this folder.
+fn check_served(folder: &Path, stacks: &[Stack]) -> Result<()> {
+    let graph = Graph::read(&[&folder.join("app.lua"), &folder.join("nginx.conf")])?;
+    let truth = Truth {
+        graph: &graph,
         root: entry_point(Path::new("/usr/sbin/nginx"))?,
         // By way of the event loop, which nginx exports for its modules.
         entry: "... ngx_process_events_and_timers ...",
-        start: &["access_by_lua", "content_by_lua", "log_by_lua", "produce"],
-        edges: EDGES,
-        seen: &[
-            &["access_by_lua", "access", "spin"],
-            &["content_by_lua", "content", "sorted", "ascending", "spin"],
-            &["produce", "spin"],
-            &["log_by_lua", "log", "spin"],
+        start: vec!["access_by_lua", "content_by_lua", "log_by_lua", "produce"],
+        seen: vec![
+            vec!["access_by_lua", "access", "spin"],
+            vec!["content_by_lua", "content", "sorted", "ascending", "spin"],
+            vec!["produce", "spin"],
+            vec!["log_by_lua", "log", "spin"],
         ],
         library: Some("/resty/core/"),
-        cut: None,
+        cut: Vec::new(),
+        hook: None,
         outside: true,
         stripped: true,
-    })
+    };
+    check(stacks, &truth)
 }
 
 fn worker(init: &str) -> Result<()> {
     served(1, INIT, init, |nginx| {
         let worker = *nginx.workers().first().context("nginx has a worker")?;
-        let stacks = stacks(worker, 4, &[])?;
-        check(&stacks, &truth(nginx.folder())?)?;
+        let stacks = stacks(worker, 4, &LINES)?;
+        check_served(nginx.folder(), &stacks)?;
         ensure!(
             stacks.iter().any(|stack| matches!(stack.frames.last(), Some(Frame::Kernel(_)))),
             "a busy server was never seen in the kernel"
@@ -92,7 +85,7 @@ fn worker(init: &str) -> Result<()> {
 
 /// The master itself does nothing.
 fn master_means_workers() -> Result<()> {
-    served(2, INIT, INIT, |nginx| check(&stacks(nginx.master(), 2, &[])?, &truth(nginx.folder())?))
+    served(2, INIT, INIT, |nginx| check_served(nginx.folder(), &stacks(nginx.master(), 2, &LINES)?))
 }
 
 /// The new workers run other code than the old ones, so that the graph tells them apart.

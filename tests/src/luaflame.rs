@@ -3,28 +3,20 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use luaflame_tests::process::{Running, holds_perf_event, wait_until};
-use luaflame_tests::stacks::{Stack, parse};
+
+use crate::paths::target_dir;
+use crate::process::{Running, holds_perf_event, wait_until};
+use crate::stacks::{Stack, parse};
 
 /// More samples a second than the default, so that a second is enough; prime, so that it does not beat with a target's loop.
 pub const FREQUENCY: &str = "997";
 /// Longer than any test samples, shorter than anybody waits.
 pub const LIMIT: Duration = Duration::from_secs(60);
-
-/// The root of the checkout.
-pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the checkout")
-}
-
-/// Where cargo puts what it builds.
-pub fn target_dir() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
-}
 
 /// Why luaflame cannot be tried here, if it cannot.
 pub fn unusable() -> Option<String> {
@@ -36,6 +28,7 @@ fn program() -> PathBuf {
 }
 
 /// luaflame at work.
+#[derive(Debug)]
 pub struct Luaflame {
     process: Running,
     stdout: fs::File,
@@ -45,13 +38,19 @@ pub struct Luaflame {
 /// How luaflame ended, and what it wrote.
 #[derive(Debug)]
 pub struct Finished {
+    /// Its exit code.
     pub status: ExitStatus,
+    /// What it wrote to standard output.
     pub stdout: Vec<u8>,
+    /// What it wrote to standard error.
     pub stderr: String,
 }
 
 impl Luaflame {
     /// Starts it.
+    ///
+    /// # Errors
+    /// When it is not there or cannot be started.
     pub fn start<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Luaflame> {
         let program = program();
         ensure!(program.is_file(), "there is no {}: run `cargo build --release -p luaflame`", program.display());
@@ -72,6 +71,9 @@ impl Luaflame {
     }
 
     /// Waits until it takes samples.
+    ///
+    /// # Errors
+    /// When it ends before it does.
     pub fn wait_until_attached(&mut self) -> Result<()> {
         let pid = self.process.id();
         wait_until(LIMIT, || holds_perf_event(pid) || !matches!(self.process.ended(), Ok(None)));
@@ -84,6 +86,9 @@ impl Luaflame {
     }
 
     /// Waits for it to end.
+    ///
+    /// # Errors
+    /// When it does not end within a minute.
     pub fn finish(mut self) -> Result<Finished> {
         let mut status = None;
         wait_until(LIMIT, || {
@@ -105,12 +110,18 @@ fn read(file: &mut fs::File) -> Result<Vec<u8>> {
 
 impl Finished {
     /// Fails unless it ended well.
+    ///
+    /// # Errors
+    /// When it did not.
     pub fn success(self) -> Result<Finished> {
         ensure!(self.status.success(), "luaflame failed: {}\n{}", self.status, self.stderr);
         Ok(self)
     }
 
     /// Fails unless it ended with this exit code and told these words.
+    ///
+    /// # Errors
+    /// When it did not.
     pub fn failure(self, code: i32, words: &[&str]) -> Result<Finished> {
         ensure!(self.status.code() == Some(code), "exit code {code} was expected: {}\n{}", self.status, self.stderr);
         for word in words {
@@ -119,18 +130,40 @@ impl Finished {
         Ok(self)
     }
 
+    /// The samples that were lost, as it says.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub fn lost(&self) -> Result<u64> {
+        let words: Vec<&str> = self.stderr.split_whitespace().collect();
+        let count = words.windows(2).find(|pair| pair[1] == "lost,").and_then(|pair| pair[0].parse().ok());
+        count.with_context(|| format!("it does not say how many samples it lost:\n{}", self.stderr))
+    }
+
     /// The folded stacks on standard output.
+    ///
+    /// # Errors
+    /// When they cannot be read.
     pub fn stacks(&self) -> Result<Vec<Stack>> {
         parse(std::str::from_utf8(&self.stdout).context("the folded stacks are not UTF-8")?)
     }
 }
 
 /// Runs it with these arguments to its end.
+///
+/// # Errors
+/// When it cannot be started or does not end within a minute.
 pub fn run<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Finished> {
     Luaflame::start(arguments)?.finish()
 }
 
+/// Has each Lua function shown with the line that it was in, which [`crate::legal`] wants.
+pub const LINES: [&str; 2] = ["--lines", "line"];
+
 /// The stacks of a process in `seconds`, with further arguments.
+///
+/// # Errors
+/// When it fails, or there are not even 200 samples.
 pub fn stacks(pid: u32, seconds: u32, more: &[&str]) -> Result<Vec<Stack>> {
     let (pid, seconds) = (pid.to_string(), seconds.to_string());
     let mut arguments = vec!["-p", &pid, "-t", &seconds, "-F", FREQUENCY, "-f", "folded", "-o", "-"];
