@@ -8,6 +8,7 @@ use std::process::{ChildStdout, Command, Stdio};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
 
 use crate::builds::Build;
 use crate::legal::Root;
@@ -241,11 +242,12 @@ impl Target {
         !matches!(self.process.ended(), Ok(None))
     }
 
-    /// Waits until it has ended by itself.
+    /// Presses Ctrl-C, and waits until it has ended: LuaJIT's command line closes its VM first.
     ///
     /// # Errors
     /// When it has not within a minute.
-    pub fn wait_for_end(&mut self) -> Result<()> {
+    pub fn interrupt(&mut self) -> Result<()> {
+        self.process.signal(Signal::INT)?;
         ensure!(wait_until(LIMIT, || self.has_ended()), "the target does not end");
         Ok(())
     }

@@ -1,63 +1,119 @@
 //! Shares of the time: measured, known, and as another profiler says.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::legal::leaf;
+use crate::graph::{Graph, MAIN};
 use crate::stacks::{Frame, Stack};
 
 /// What the functions of `shares.lua` take of the time.
 pub const KNOWN: [(&str, f64); 4] = [("half", 0.48), ("quarter", 0.24), ("fifth", 0.20), ("twelfth", 0.08)];
 
-/// The share of each function in the samples, by its own time: the samples in which it is the leaf-most Lua function.
-pub fn own(stacks: &[Stack]) -> HashMap<String, f64> {
-    let mut counts: HashMap<String, u64> = HashMap::new();
-    for stack in stacks {
-        if let Some(function) = leaf(stack) {
-            *counts.entry(function.name.clone()).or_default() += stack.count;
-        }
-    }
-    of_counts(counts)
+/// The Lua functions of a stack, root first, with the number of samples that had it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Path {
+    /// Their names; at least one.
+    pub functions: Vec<String>,
+    /// Samples.
+    pub count: u64,
 }
 
-/// The share of each function in the samples in Lua, with what it called: the samples that it is anywhere in. They sum up to more
-/// than 1.
-pub fn inclusive(stacks: &[Stack]) -> HashMap<String, f64> {
-    let mut counts: HashMap<String, u64> = HashMap::new();
-    let mut all = 0;
-    for stack in stacks {
-        let names: HashSet<&str> = stack.frames.iter().filter_map(Frame::lua).map(|f| f.name.as_str()).collect();
-        all += if names.is_empty() { 0 } else { stack.count };
-        for name in names {
-            *counts.entry(name.to_owned()).or_default() += stack.count;
-        }
-    }
-    counts.into_iter().map(|(name, count)| (name, count as f64 / all.max(1) as f64)).collect()
+/// Shares by name of the function.
+pub type Shares = BTreeMap<String, f64>;
+
+/// The Lua functions of stacks; stacks without any are left out.
+pub fn paths(stacks: &[Stack]) -> Vec<Path> {
+    let path = |stack: &Stack| {
+        let functions: Vec<String> = stack.frames.iter().filter_map(Frame::lua).map(|f| f.name.clone()).collect();
+        (!functions.is_empty()).then_some(Path { functions, count: stack.count })
+    };
+    stacks.iter().filter_map(path).collect()
 }
 
-/// Counts as shares of their sum.
-pub fn of_counts(counts: HashMap<String, u64>) -> HashMap<String, f64> {
-    let all: u64 = counts.values().sum();
-    counts.into_iter().map(|(name, count)| (name, count as f64 / all.max(1) as f64)).collect()
+/// The Lua functions of the stacks in what LuaJIT's own profiler writes for graphical tools: names as the caller has them, or the file
+/// and the first line. What is no function of the graph, such as a builtin, is left out, as [`paths`] does.
+pub fn paths_of_jit_p(report: &str, graph: &Graph) -> Vec<Path> {
+    let function = |label: &str| -> Option<String> {
+        if graph.functions.contains_key(label) {
+            return Some(label.to_owned());
+        }
+        let (file, line) = label.rsplit_once(':')?;
+        let line: u32 = line.parse().ok()?;
+        let mut defined = graph.functions.iter().filter(|(_, at)| at.file == file && at.line == line);
+        // The main chunk's line is 0.
+        defined.next().map(|(name, _)| name.clone())
+    };
+    let path = |line: &str| {
+        let (labels, count) = line.rsplit_once(' ')?;
+        let functions: Vec<String> = labels.split(';').filter_map(function).collect();
+        (!functions.is_empty()).then_some(Path { functions, count: count.parse().ok()? })
+    };
+    report.lines().filter_map(path).collect()
+}
+
+/// How many samples there are.
+pub fn samples(paths: &[Path]) -> u64 {
+    paths.iter().map(|path| path.count).sum()
+}
+
+/// The share of each function by its own time: the samples in which it is the leaf-most Lua function.
+pub fn own(paths: &[Path]) -> Shares {
+    of(paths, |path| path.functions.last().into_iter().map(String::as_str).collect())
+}
+
+/// The share of each function with what it called: the samples that it is anywhere in. They sum up to more than 1. The main chunk's,
+/// which is 1, is left out.
+pub fn inclusive(paths: &[Path]) -> Shares {
+    of(paths, |path| path.functions.iter().map(String::as_str).filter(|name| *name != MAIN).collect())
+}
+
+fn of(paths: &[Path], names: impl Fn(&Path) -> BTreeSet<&str>) -> Shares {
+    let all = samples(paths).max(1) as f64;
+    let mut shares = Shares::new();
+    for path in paths {
+        for name in names(path) {
+            *shares.entry(name.to_owned()).or_default() += path.count as f64 / all;
+        }
+    }
+    shares
 }
 
 /// Total variation distance of two distributions: the share of the time on which they disagree, from 0 to 1.
-pub fn distance(a: &HashMap<String, f64>, b: &HashMap<String, f64>) -> f64 {
+pub fn distance(a: &Shares, b: &Shares) -> f64 {
     let missing = b.iter().filter(|(name, _)| !a.contains_key(*name)).map(|(_, share)| *share);
     let both = a.iter().map(|(name, share)| (share - b.get(name).copied().unwrap_or(0.0)).abs());
     missing.chain(both).sum::<f64>() / 2.0
 }
 
+/// The standard error of a share that was measured with this many samples.
+pub fn standard_error(share: f64, samples: u64) -> f64 {
+    (share * (1.0 - share) / samples.max(1) as f64).sqrt()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::Definition;
     use crate::stacks::parse;
 
     #[test]
     fn a_recursive_function_counts_once() {
         let stacks = parse("main chunk (t.lua:9);a (t.lua:1);a (t.lua:1) 3\nmain chunk (t.lua:9) 1\nmain 6\n").unwrap();
-        assert_eq!(own(&stacks)["a"], 0.75);
-        assert_eq!(inclusive(&stacks)["a"], 0.75);
-        assert_eq!(inclusive(&stacks)["main chunk"], 1.0);
+        let paths = paths(&stacks);
+        assert_eq!(samples(&paths), 4);
+        assert_eq!(own(&paths), Shares::from([("a".into(), 0.75), (MAIN.into(), 0.25)]));
+        assert_eq!(inclusive(&paths), Shares::from([("a".into(), 0.75)]));
+    }
+
+    #[test]
+    fn a_report_names_functions_by_their_callers_or_by_their_place() {
+        let mut graph = Graph::default();
+        for (name, line) in [(MAIN, 0), ("a", 3), ("b", 7)] {
+            graph.functions.insert(name.to_owned(), Definition { file: "t.lua".into(), line, end: line + 2 });
+        }
+        let paths = paths_of_jit_p("@0x55;t.lua:0;a;sort;t.lua:7 5\n@0x55;t.lua:0;sort 2\n@0x55 1\n", &graph);
+        let path =
+            |functions: &[&str], count| Path { functions: functions.iter().map(|f| (*f).into()).collect(), count };
+        assert_eq!(paths, [path(&[MAIN, "a", "b"], 5), path(&[MAIN], 2)]);
     }
 
     #[test]

@@ -1,40 +1,29 @@
 //! LuaJIT's own profiler as an independent witness: both watch the same run of a program.
 
-use std::collections::HashMap;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::luaflame::stacks;
 use crate::paths::root;
-use crate::programs::{Mode, Runtime, Target, script};
-use crate::shares::of_counts;
-use crate::stacks::Stack;
+use crate::programs::{Mode, Runtime, Target};
+use crate::shares::{Path, paths, paths_of_jit_p};
+use crate::truth::sample;
+use crate::workload::Workload;
 
 /// What was seen of one run.
 #[derive(Debug)]
 pub struct Seen {
     /// By luaflame.
-    pub luaflame: Vec<Stack>,
+    pub luaflame: Vec<Path>,
     /// By LuaJIT's profiler.
-    pub jit_p: Report,
+    pub jit_p: Vec<Path>,
 }
 
-/// The shares in a report of `-jp`, by function.
-#[derive(Debug, Default)]
-pub struct Report {
-    /// Samples.
-    pub samples: u64,
-    /// Of a function's own time.
-    pub own: HashMap<String, f64>,
-}
-
-/// Runs a script that ends after as many seconds as its argument says on LuaJIT's command line, with `-jp`, and profiles it for
-/// `seconds`.
+/// Runs a workload on LuaJIT's command line with `-jp` until luaflame has that many samples.
 ///
 /// # Errors
 /// When it does not run, or one of the profilers fails.
-pub fn beside_jit_p(sample: &str, mode: Mode, seconds: u32) -> Result<Seen> {
+pub fn beside_jit_p(workload: &Workload, mode: Mode, samples: u64, frequency: u32) -> Result<Seen> {
     let folder = tempfile::tempdir()?;
     let report = folder.path().join("report");
     let modules = root().join("target/luajit/usr/share");
@@ -43,21 +32,14 @@ pub fn beside_jit_p(sample: &str, mode: Mode, seconds: u32) -> Result<Seen> {
     let modules = modules.context("LuaJIT's own modules are not in target/luajit")?;
     let mut command = Runtime::CommandLine.command(mode)?;
     command.env("LUA_PATH", format!("{}/?.lua;;", modules.display()));
-    // Function, raw counts, no smallest share, every millisecond.
-    command.arg(format!("-jp=frm0i1,{}", report.display())).arg(script(sample)).arg((seconds + 1).to_string());
+    // Functions, for graphical tools, every millisecond; the kernel's timer makes it a tick, such as 4 ms.
+    command.arg(format!("-jp=fGi1,{}", report.display())).arg(&workload.script);
     let mut target = Target::start(&mut command)?;
-    let luaflame = stacks(target.pid(), seconds, &["--lua-only"])?;
-    target.wait_for_end()?;
-
+    let sampled = sample(&mut target, samples, frequency)?;
+    // The report is written when the VM is closed.
+    target.interrupt()?;
     let text = fs::read_to_string(&report).context("jit.p wrote no report")?;
-    let mut counts = HashMap::new();
-    for line in text.lines() {
-        if let Some((count, name)) = line.trim_start().split_once("  ")
-            && let Ok(count) = count.parse::<u64>()
-        {
-            *counts.entry(name.to_owned()).or_default() += count;
-        }
-    }
-    ensure!(!counts.is_empty(), "the report of jit.p cannot be read:\n{text}");
-    Ok(Seen { luaflame, jit_p: Report { samples: counts.values().sum(), own: of_counts(counts) } })
+    let jit_p = paths_of_jit_p(&text, &workload.graph);
+    ensure!(!jit_p.is_empty(), "the report of jit.p cannot be read:\n{text}");
+    Ok(Seen { luaflame: paths(&sampled.stacks), jit_p })
 }

@@ -1,5 +1,7 @@
 //! `cargo xtask truth`: profiles programs whose call graph is known and holds every stack against it, on builds of LuaJIT and in modes.
 
+mod shares;
+
 use anyhow::{Result, bail, ensure};
 use luaflame_tests::builds::Build;
 use luaflame_tests::legal::Verdict;
@@ -70,6 +72,13 @@ pub fn task(arguments: &Arguments) -> Result<()> {
         }
     }
     print(&rows);
+    // The witness is LuaJIT's command line.
+    if !arguments.matrix && arguments.builds.is_empty() && arguments.workloads.is_empty() {
+        for mode in [Mode::Interpreter, Mode::Jit].into_iter().filter(|mode| modes.contains(mode) && !interrupted()) {
+            shares::known(mode, arguments.frequency)?;
+            shares::witness(mode, arguments.frequency)?;
+        }
+    }
     for failure in &failures {
         println!("failed: {failure}");
     }

@@ -7,7 +7,7 @@ use luaflame_tests::luaflame::{LINES, stacks};
 use luaflame_tests::programs::{Mode, Runtime, Target, script};
 use luaflame_tests::shares;
 use luaflame_tests::stacks::Frame;
-use luaflame_tests::truth::Case;
+use luaflame_tests::truth::{Case, sample};
 use luaflame_tests::witness;
 use luaflame_tests::workload::Workload;
 
@@ -85,21 +85,24 @@ fn threads(runtime: Runtime, mode: Mode) -> Result<()> {
 }
 
 fn known_shares(mode: Mode) -> Result<()> {
-    let target = Target::sample(Runtime::CommandLine, mode, "shares.lua", &[])?;
-    let measured = shares::own(&stacks(target.pid(), 4, &["--lua-only"])?);
+    let mut target = Target::sample(Runtime::CommandLine, mode, "shares.lua", &[])?;
+    let paths = shares::paths(&sample(&mut target, 4_000, FREQUENCY)?.stacks);
+    let measured = shares::own(&paths);
     for (name, share) in shares::KNOWN {
         let found = measured.get(name).copied().unwrap_or(0.0);
-        // 4,000 samples: three standard errors are at most 0.024; the rest is what the calls themselves take.
-        ensure!((found - share).abs() < 0.035, "`{name}` takes {share} of the time, {found} was measured");
+        // Half a point is for the calls themselves.
+        let limit = 0.005 + 4.0 * shares::standard_error(share, shares::samples(&paths));
+        ensure!((found - share).abs() < limit, "`{name}` takes {share} of the time, {found} was measured");
     }
     Ok(())
 }
 
 /// LuaJIT's own profiler as witness: both watch the same run.
 fn as_jit_p_says(mode: Mode) -> Result<()> {
-    let seen = witness::beside_jit_p("shares.lua", mode, 5)?;
-    let distance = shares::distance(&shares::own(&seen.luaflame), &seen.jit_p.own);
-    // Its timer gives some 1,500 samples: that alone makes 0.02.
-    ensure!(distance < 0.06, "shares differ by {distance:.3} from those of jit.p: {seen:?}");
+    let seen = witness::beside_jit_p(&Workload::read("shares")?, mode, 8_000, FREQUENCY)?;
+    let (ours, theirs) = (shares::own(&seen.luaflame), shares::own(&seen.jit_p));
+    let distance = shares::distance(&ours, &theirs);
+    // Its timer gives some 1,000 samples: that alone makes 0.02.
+    ensure!(distance < 0.06, "shares differ by {distance:.3} from those of jit.p: {ours:?} and {theirs:?}");
     Ok(())
 }
