@@ -71,6 +71,12 @@ impl Graph {
         Ok(graph)
     }
 
+    /// The innermost function of a file that a line is in.
+    pub fn at(&self, file: &str, line: u32) -> Option<&str> {
+        let around = self.functions.iter().filter(|(_, at)| at.file == file && (at.line..=at.end).contains(&line));
+        around.max_by_key(|(_, at)| at.line).map(|(name, _)| name.as_str())
+    }
+
     fn add(&mut self, file: &str, text: &str) -> Result<()> {
         // The functions that the line is in, outermost first, with their indentation.
         let mut open: Vec<(String, usize)> = Vec::new();
@@ -156,6 +162,11 @@ mod tests {
         assert_eq!(lines("inner"), (7, 9));
         assert_eq!(lines("less"), (12, 12));
         assert_eq!(lines(MAIN), (0, 14));
+        assert_eq!(
+            [1, 8, 10, 12, 14].map(|line| graph.at("t.lua", line)),
+            ["spin", "inner", "make", "less", MAIN].map(Some)
+        );
+        assert_eq!(graph.at("u.lua", 1), None);
         assert_eq!(
             calls(&graph),
             [

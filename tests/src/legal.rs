@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::graph::{Call, Definition, Graph, MAIN};
 use crate::stacks::{Frame, Function, Stack};
@@ -76,9 +76,10 @@ pub struct Verdict {
     pub incomplete: BTreeMap<String, u64>,
     /// Those whose stack was cut in a recursion that may be cut. They count as complete.
     pub cut: u64,
-    /// Those with a frame that has no name.
+    /// Those with a frame that has no name: a Lua function of which only the place is known, or native code, unless the program
+    /// is stripped.
     pub unresolved: u64,
-    /// Those with a Lua function whose line is not known.
+    /// Those with a Lua function whose line is not known, other than next to a cut: the line of a function is known by its callee.
     pub unknown_lines: u64,
     /// Those that were taken and lost; they are not among the others.
     pub lost: u64,
@@ -86,8 +87,8 @@ pub struct Verdict {
     pub unseen: Vec<String>,
 }
 
-/// Most stacks that are kept of those that are not legal.
-const EXAMPLES: usize = 5;
+/// Most reasons of which a stack is kept, of those that are not legal and of those that are not complete.
+const EXAMPLES: usize = 3;
 
 impl Verdict {
     /// Those whose stack lacks something.
@@ -100,23 +101,39 @@ impl Verdict {
         1.0 - self.incomplete() as f64 / self.samples.max(1) as f64
     }
 
-    /// Fails unless every stack is legal and complete, and all were seen that had to be.
+    /// Fails unless every stack is legal and all were seen that had to be.
     ///
     /// # Errors
     /// When one is not; the error shows the first few and says what is wrong with them.
-    pub fn perfect(&self) -> Result<()> {
-        let Verdict { samples, illegal, examples, .. } = self;
+    pub fn legal(&self) -> Result<()> {
+        let Verdict { samples, illegal, .. } = self;
         ensure!(*samples > 0, "there are no stacks");
-        let incomplete = self.incomplete();
-        if illegal + incomplete > 0 {
-            bail!(
-                "of {samples} samples {illegal} have a stack that is not legal, and {incomplete} one that is not complete, such \
-                 as\n  {}",
-                examples.join("\n  ")
-            );
-        }
+        ensure!(
+            *illegal == 0,
+            "of {samples} samples {illegal} have a stack that is not legal, such as{}",
+            self.shown()
+        );
         ensure!(self.unseen.is_empty(), "never seen: {}", self.unseen.join("; "));
         Ok(())
+    }
+
+    /// Fails unless every stack is legal and complete, and all were seen that had to be.
+    ///
+    /// # Errors
+    /// As [`legal`](Self::legal).
+    pub fn perfect(&self) -> Result<()> {
+        self.legal()?;
+        let (samples, incomplete) = (self.samples, self.incomplete());
+        ensure!(
+            incomplete == 0,
+            "of {samples} samples {incomplete} have a stack that is not complete, such as{}",
+            self.shown()
+        );
+        Ok(())
+    }
+
+    fn shown(&self) -> String {
+        self.examples.iter().map(|example| format!("\n  {example}")).collect()
     }
 }
 
@@ -133,7 +150,6 @@ impl AddAssign for Verdict {
             *self.incomplete.entry(reason).or_default() += count;
         }
         self.examples.extend(other.examples);
-        self.examples.truncate(EXAMPLES);
     }
 }
 
@@ -149,32 +165,39 @@ pub fn check(stacks: &[Stack], truth: &Truth<'_>) -> Result<()> {
 /// Holds stacks against what is known of the program. They must be with the line that each Lua function was in.
 pub fn judge(stacks: &[Stack], truth: &Truth<'_>) -> Verdict {
     let mut verdict = Verdict::default();
-    let mut lacking = Vec::new();
+    // One for each reason.
+    let (mut wrong, mut lacking) = (BTreeMap::new(), BTreeMap::new());
     for stack in stacks {
         verdict.samples += stack.count;
-        if stack.frames.iter().any(Frame::is_nameless) {
+        let nameless = |frame: &Frame| match frame.lua() {
+            Some(function) => node(function).is_empty(),
+            None => frame.is_place() && !truth.stripped,
+        };
+        if stack.frames.iter().any(nameless) {
             verdict.unresolved += stack.count;
         }
-        if stack.frames.iter().filter_map(Frame::lua).any(|function| function.line.is_none()) {
+        let lineless = |(at, frame): (usize, &Frame)| {
+            let cut = matches!(stack.frames.get(at + 1), Some(Frame::Marker(name)) if name.ends_with("cut]"));
+            !cut && frame.lua().is_some_and(|function| function.line.is_none())
+        };
+        if stack.frames.iter().enumerate().any(lineless) {
             verdict.unknown_lines += stack.count;
         }
         match Walk::legal(stack, truth) {
             Ok(Walk { lacks: Some(reason), .. }) => {
-                lacking.push(format!("{reason}:\n    {stack}"));
-                *verdict.incomplete.entry(reason).or_default() += stack.count;
+                *verdict.incomplete.entry(reason.clone()).or_default() += stack.count;
+                lacking.entry(reason).or_insert(stack);
             }
             Ok(walk) if walk.cut_once => verdict.cut += stack.count,
             Ok(_) => {}
             Err(reason) => {
                 verdict.illegal += stack.count;
-                if verdict.examples.len() < EXAMPLES {
-                    verdict.examples.push(format!("{reason:#}:\n    {stack}"));
-                }
+                wrong.entry(format!("{reason:#}")).or_insert(stack);
             }
         }
     }
-    verdict.examples.extend(lacking);
-    verdict.examples.truncate(EXAMPLES);
+    let reasons = wrong.into_iter().take(EXAMPLES).chain(lacking.into_iter().take(EXAMPLES));
+    verdict.examples.extend(reasons.map(|(reason, stack)| format!("{reason}:\n    {stack}")));
     for path in &truth.seen {
         let same = |stack: &Stack| {
             let functions = stack.frames.iter().filter_map(Frame::lua).map(node).filter(|name| *name != MAIN);
@@ -282,6 +305,10 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         ensure!(!self.library, "the library calls `{function}`");
+        if node(function).is_empty() && function.line.is_none() {
+            self.lack("a Lua function without a name and a line");
+            return Ok(());
+        }
         let (callee, line) = self.place(function)?;
         let between = std::mem::take(&mut self.between);
         let (cut, gap) = (std::mem::take(&mut self.cut), std::mem::take(&mut self.gap));
@@ -311,7 +338,11 @@ impl<'a> Walk<'a> {
 
     /// The function's name in the graph, and the line of its source that it is in.
     fn place(&self, function: &'a Function) -> Result<(&'a str, Option<u32>)> {
-        let name = node(function);
+        let name = match node(function) {
+            // Nothing but its place is known, which is enough to tell what it is.
+            "" => function.line.and_then(|line| self.truth.graph.at(function.file_name(), line)).unwrap_or_default(),
+            name => name,
+        };
         let Definition { file, line, end } =
             self.truth.graph.functions.get(name).with_context(|| format!("there is no `{function}`"))?;
         let directive = function.file.contains("_by_lua(");
@@ -391,6 +422,7 @@ mod tests {
             "_start;main;lua_pcall;content_by_lua(nginx.conf:12):2;t.fib (t.lua:1) 3",
             "_start;main;lua_pcall;main chunk (content_by_lua(nginx.conf:12):1) 3",
             "_start;main;lua_pcall;main chunk (t.lua:?);fib (t.lua:?) 3",
+            "_start;main;lua_pcall;main chunk (t.lua:9);t.lua:2;t.lua:3 3",
             // A hook may be called in any line.
             "_start;main;lua_pcall;main chunk (t.lua:9);fib (t.lua:3);hookf;less (t.lua:8) 1",
         ] {
@@ -430,6 +462,10 @@ mod tests {
             ("[unknown caller];lua_pcall;main chunk (t.lua:9) 1", "[unknown caller]"),
             ("_start;main;lua_pcall;main chunk (t.lua:9);[unknown] 1", "[unknown]"),
             ("_start;main;lua_pcall;main chunk (t.lua:9);[unknown];less (t.lua:7) 1", "[unknown]"),
+            (
+                "_start;main;lua_pcall;main chunk (t.lua:9);t.lua:?;less (t.lua:7) 1",
+                "a Lua function without a name and a line",
+            ),
             ("_start;main 1", "no Lua function"),
             ("_start;main;lua_pcall;main chunk (t.lua:9);[Lua frames cut];fib (t.lua:1) 1", "[Lua frames cut]"),
         ] {
@@ -446,6 +482,10 @@ mod tests {
         let cut = format!("{start};fib (t.lua:2);[3 frames cut];fib (t.lua:1) 1");
         let verdict = judge_one(&cut, &["fib"], &[]);
         assert_eq!((verdict.cut, verdict.illegal, verdict.incomplete()), (1, 0, 0));
+        let next_to_it = judge_one(&format!("{start};fib (t.lua:?);[3 frames cut];fib (t.lua:?) 1"), &["fib"], &[]);
+        assert_eq!(next_to_it.unknown_lines, 1);
+        let next_to_it = judge_one(&format!("{start};fib (t.lua:?);[3 frames cut];fib (t.lua:1) 1"), &["fib"], &[]);
+        assert_eq!(next_to_it.unknown_lines, 0);
         assert_eq!(judge_one(&cut, &[], &[]).incomplete(), 1);
         assert_eq!(judge_one(&format!("{start};fib (t.lua:2);[x];fib (t.lua:1) 1"), &["fib"], &[]).incomplete(), 1);
         assert_eq!(judge_one(&format!("{start};fib (t.lua:2);[x cut];safe (t.lua:5) 1"), &["fib"], &[]).illegal, 1);
@@ -463,7 +503,10 @@ mod tests {
     fn verdicts_of_several_runs_add_up() {
         let mut sum = judge_one("_start;main 2", &[], &[]);
         sum += judge_one("_start;main;lua_pcall;main chunk (t.lua:?) 3\n_start;main;main chunk (t.lua:9) 1", &[], &[]);
-        assert_eq!((sum.samples, sum.illegal, sum.incomplete(), sum.unknown_lines), (6, 1, 2, 3));
+        sum += judge_one("_start;main;lua_pcall;main chunk (t.lua:9);t.lua:2 4\n", &[], &[]);
+        sum += judge_one("_start;a+0x1;lua_pcall;main chunk (t.lua:9) 8\n", &[], &[]);
+        assert_eq!((sum.samples, sum.illegal, sum.incomplete(), sum.unknown_lines), (18, 1, 2, 3));
+        assert_eq!(sum.unresolved, 12);
         assert_eq!(sum.examples.len(), 2);
     }
 

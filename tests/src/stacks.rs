@@ -95,13 +95,9 @@ impl Frame {
         Some(Frame::Other(if by == By::Inlined { bare.to_owned() } else { label.to_owned() }))
     }
 
-    /// Whether it says no more than where it is: an address, or that something is there.
-    pub fn is_nameless(&self) -> bool {
-        match self {
-            Frame::Lua(function) => function.name.is_empty() && !function.file.contains("_by_lua("),
-            Frame::Kernel(name) | Frame::Other(name) => name == "?" || name.contains("+0x"),
-            Frame::Marker(_) => true,
-        }
+    /// Whether it is native code without a name: a place in a file.
+    pub fn is_place(&self) -> bool {
+        matches!(self, Frame::Other(name) if name.contains("+0x"))
     }
 
     /// The Lua function that this is.
@@ -128,9 +124,14 @@ impl Function {
         is_file(file).then(|| Function { name: name.to_owned(), file: file.to_owned(), line, by })
     }
 
+    /// The name of its file, without the folder.
+    pub fn file_name(&self) -> &str {
+        self.file.rsplit('/').next().unwrap_or_default()
+    }
+
     /// Whether its file has this name, in whatever folder.
     pub fn is_in(&self, file_name: &str) -> bool {
-        self.file.rsplit('/').next() == Some(file_name)
+        self.file_name() == file_name
     }
 }
 
@@ -162,7 +163,10 @@ impl fmt::Display for Function {
             By::Trace => "_[j]",
             By::Inlined => "_[i]",
         };
-        write!(f, "{} ({}:{line}){suffix}", self.name, self.file)
+        match self.name.as_str() {
+            "" => write!(f, "{}:{line}{suffix}", self.file),
+            name => write!(f, "{name} ({}:{line}){suffix}", self.file),
+        }
     }
 }
 

@@ -124,20 +124,23 @@ pub fn sample(target: &mut Target, samples: u64, frequency: u32) -> Result<Sampl
     const LONGEST: f64 = 30.0;
     let mut sampled = Sampled::default();
     let mut count = 0;
+    // Samples in a second: fewer than asked for when the process shares its core.
+    let mut rate = f64::from(frequency);
     while count < samples {
-        // A process that shares its core takes longer.
-        let seconds = ((samples - count) as f64 / f64::from(frequency) * 1.1).clamp(0.2, LONGEST);
+        let seconds = ((samples - count) as f64 / rate * 1.1).clamp(0.2, LONGEST);
         let (pid, time, frequency) = (target.pid().to_string(), format!("{seconds:.3}"), frequency.to_string());
         let mut arguments = vec!["-p", &pid, "-t", &time, "-F", &frequency, "-f", "folded", "-o", "-"];
         arguments.extend(LINES);
-        let finished = run(&arguments)?.success()?;
+        let finished = run(&arguments)?;
+        ensure!(!target.has_ended(), "the program has ended");
+        let finished = finished.success()?;
         let stacks = finished.stacks().context("what luaflame wrote cannot be read")?;
         let more: u64 = stacks.iter().map(|stack| stack.count).sum();
         ensure!(more > 0, "there were no samples");
         count += more;
+        rate = more as f64 / seconds;
         sampled.stacks.extend(stacks);
         sampled.lost += finished.lost()?;
-        ensure!(!target.has_ended(), "the program has ended");
     }
     Ok(sampled)
 }

@@ -128,11 +128,12 @@ fn one_row(
         match case.judge(samples.div_ceil(possible.len() as u64), frequency) {
             Ok(verdict) => {
                 eprintln!(
-                    "{runtime} {mode} {}: {} samples, {} illegal, {} incomplete",
+                    "{runtime} {mode} {}: {} samples, {} illegal, {} incomplete, {} without a line",
                     case.workload.name,
                     verdict.samples,
                     verdict.illegal,
-                    verdict.incomplete()
+                    verdict.incomplete(),
+                    verdict.unknown_lines
                 );
                 sum += verdict;
             }
@@ -144,7 +145,7 @@ fn one_row(
 
 /// The table, and under it what was not as it should be.
 fn print(rows: &[(String, Verdict)]) {
-    let headings = ["samples", "illegal", "incomplete", "complete", "cut", "nameless", "no line", "lost"];
+    let headings = ["samples", "illegal", "incomplete", "complete", "cut", "unresolved", "no line", "lost"];
     let mut table = Table::new(headings.map(str::to_owned));
     for (name, verdict) in rows {
         table.row(

@@ -17,7 +17,9 @@ use crate::{Test, test};
 /// all ways to link.
 const RUNTIMES: [&str; 4] = ["luajit", "210.4.8-stripped", "210.7.4", "210.7.4-shared-stripped"];
 /// Samples of each workload in each mode.
-const SAMPLES: u64 = 1_500;
+const SAMPLES: u64 = 1_000;
+/// Workloads that load code again and again.
+const FLEETING: [&str; 2] = ["generated", "storms"];
 /// Samples a second.
 const FREQUENCY: u32 = 1_997;
 
@@ -53,7 +55,10 @@ fn known(runtimes: &[Runtime], mode: Mode, workload: &Workload) -> Result<()> {
     for &runtime in runtimes {
         let case = Case { workload, runtime, mode };
         if case.is_possible()? {
-            return case.judge(SAMPLES, FREQUENCY)?.perfect();
+            let verdict = case.judge(SAMPLES, FREQUENCY)?;
+            // What is thrown away while it runs may be gone before it is read. `cargo xtask truth` counts how often.
+            let fleeting = mode == Mode::Flush || FLEETING.contains(&workload.name.as_str());
+            return if fleeting { verdict.legal() } else { verdict.perfect() };
         }
     }
     anyhow::bail!("none of {RUNTIMES:?} can run it")
