@@ -643,7 +643,8 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
             } else if header.vmstate == VMST_C {
                 // In the assembly's entry and exit, `L->base` is that of the C function that called in. Only while results
                 // are moved down on the way out it is not yet; then the PC register holds it, for one instruction negated.
-                let below = if (r.bx as i64) < 0 { r.bx.wrapping_neg() } else { r.bx };
+                let negated = r.bx.wrapping_neg() & layout.reference;
+                let below = if negated > stack && negated <= maxstack { negated } else { r.bx };
                 if own && (below == bottom || link_fits(layout, below, stack, maxstack)) {
                     walk.base = below;
                     source = base::CALLER;
@@ -767,7 +768,14 @@ unsafe fn lua_frame(walk: &mut Walk, header: &mut Header, body: &mut Body) {
         walk.phase = phase::PARENT;
         return;
     }
-    let [continuation, continuation_pc, function, link, ..] = walk.words;
+    let [third, second, first, last, ..] = walk.words;
+    let link = last >> (layout.link_shift & 63);
+    // A continuation and its PC are stored as a function and its link are: in two slots, or in the halves of one.
+    let (continuation, continuation_pc, function) = if layout.link_shift == 0 {
+        (third, second, first)
+    } else {
+        (first & layout.reference, first >> (layout.link_shift & 63), last)
+    };
     let mut instruction = 0;
     let mut flags = thread_number(walk);
     let mut below = at.wrapping_sub(link & !7);

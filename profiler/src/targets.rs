@@ -317,7 +317,7 @@ fn nothing_found(pid: u32, comm: &str, discovery: &Discovery) -> String {
     }
     let mut text = format!(
         "No LuaJIT was found in process {pid} ({comm}): none of its {} private writable mappings ({:.1} MiB) holds a \
-         GC64 LuaJIT 2.1 VM.",
+         LuaJIT 2.1 VM.",
         searched.regions,
         searched.bytes as f64 / f64::from(1 << 20),
     );

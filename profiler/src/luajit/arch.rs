@@ -21,12 +21,16 @@ pub enum Model {
     /// `LJ_GC64`: references have 64 bits, of which 47 are used, and a frame has two slots (`LJ_FR2`), the function at
     /// base-2 and the link at base-1.
     Gc64,
+    /// Without: references have 32 bits, and a frame has one slot at base-1, the function in its low half and the link in its
+    /// high half.
+    Gc32,
 }
 
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Model::Gc64 => "GC64",
+            Model::Gc32 => "no GC64",
         })
     }
 }
@@ -69,13 +73,14 @@ pub const NODE_KEY: u32 = 8;
 
 impl Model {
     /// All of them.
-    pub const ALL: [Model; 1] = [Model::Gc64];
+    pub const ALL: [Model; 2] = [Model::Gc64, Model::Gc32];
 
     /// Bytes of a reference to a collectable object (`GCRef`) or to other memory (`MRef`). Where LuaJIT's structs have a C
     /// pointer, that has eight bytes in any model.
     pub fn reference_size(self) -> u64 {
         match self {
             Model::Gc64 => 8,
+            Model::Gc32 => 4,
         }
     }
 
@@ -83,6 +88,7 @@ impl Model {
     pub fn reference_mask(self) -> u64 {
         match self {
             Model::Gc64 => (1 << 47) - 1,
+            Model::Gc32 => u32::MAX.into(),
         }
     }
 
@@ -90,6 +96,7 @@ impl Model {
     pub fn frame_slots(self) -> u32 {
         match self {
             Model::Gc64 => 2,
+            Model::Gc32 => 1,
         }
     }
 
@@ -97,6 +104,7 @@ impl Model {
     pub fn function_tag(self) -> (u64, u64) {
         match self {
             Model::Gc64 => (!self.reference_mask(), !(Tag::Function as u64) << 47),
+            Model::Gc32 => (0, 0),
         }
     }
 
@@ -104,6 +112,7 @@ impl Model {
     pub fn link_shift(self) -> u32 {
         match self {
             Model::Gc64 => 0,
+            Model::Gc32 => 32,
         }
     }
 
@@ -111,6 +120,7 @@ impl Model {
     pub fn gct(self) -> u32 {
         match self {
             Model::Gc64 => 9,
+            Model::Gc32 => 5,
         }
     }
 
@@ -118,6 +128,7 @@ impl Model {
     pub fn glref(self) -> usize {
         match self {
             Model::Gc64 => 16,
+            Model::Gc32 => 8,
         }
     }
 
@@ -125,6 +136,7 @@ impl Model {
     pub fn upvalue_v(self) -> u32 {
         match self {
             Model::Gc64 => 32,
+            Model::Gc32 => 16,
         }
     }
 
@@ -132,6 +144,7 @@ impl Model {
     pub fn cframe(self) -> CFrameOffsets {
         match self {
             Model::Gc64 => CFrameOffsets { l: 16, pc: 24, nres: 8 },
+            Model::Gc32 => CFrameOffsets { l: 24, pc: 28, nres: 16 },
         }
     }
 
@@ -139,21 +152,26 @@ impl Model {
     pub fn table(self) -> TableOffsets {
         match self {
             Model::Gc64 => TableOffsets { size: 64, array: 16, metatable: 32, node: 40, asize: 48, hmask: 52 },
+            Model::Gc32 => TableOffsets { size: 32, array: 8, metatable: 16, node: 20, asize: 24, hmask: 28 },
         }
     }
 
     /// Decodes a slot, table entry or upvalue.
     pub fn value(self, word: u64) -> Value {
-        // The upper 17 bits are the tag, sign-extended: all ones for nil, one less for each further type.
+        // The upper 17 or 32 bits are the tag, sign-extended: all ones for nil, one less for each further type. A light
+        // userdata has 47 bits in any model.
+        let upper = !((word.cast_signed() >> 47) as u32);
         let tag = match self {
-            Model::Gc64 => !((word.cast_signed() >> 47) as u32),
+            Model::Gc64 => upper,
+            Model::Gc32 if upper == LIGHT_USERDATA_UPPER => Tag::LightUserdata as u32,
+            Model::Gc32 => !((word >> 32) as u32),
         };
         let low = word & self.reference_mask();
         match tag {
             0 => Value::Primitive(Tag::Nil),
             1 => Value::Primitive(Tag::False),
             2 => Value::Primitive(Tag::True),
-            3 => Value::LightUserdata(low),
+            3 => Value::LightUserdata(word & Model::Gc64.reference_mask()),
             4 => Value::Object(Tag::String, low),
             5 => Value::Object(Tag::Upvalue, low),
             6 => Value::Object(Tag::Thread, low),
@@ -256,6 +274,10 @@ impl Value {
     }
 }
 
+/// What the upper 17 bits of a light userdata are in a build without GC64, inverted (`tvislightud`): its tag is the lowest of
+/// 32 bits, of which it uses 15 itself.
+const LIGHT_USERDATA_UPPER: u32 = 1;
+
 /// `GG_NUM_ASMFF`: entries of `GG_State.bcff`, the bytecode of fast functions written in assembly.
 pub const ASM_FAST_FUNCTIONS: u32 = 57;
 
@@ -273,6 +295,21 @@ mod tests {
         assert_eq!(Model::Gc64.value((-1.5_f64).to_bits()), Value::Number);
         assert_eq!(Model::Gc64.value(f64::NEG_INFINITY.to_bits()), Value::Number);
         assert_eq!(Model::Gc64.value((!13_u64 << 47) | 7), Value::Number, "an integer of a dual-number build");
+    }
+
+    #[test]
+    fn without_gc64_they_are_told_apart_by_their_upper_half() {
+        let value = |word: u64| Model::Gc32.value(word);
+        assert_eq!(value(u64::MAX), Value::Primitive(Tag::Nil));
+        assert_eq!(value(0xffff_fffd_ffff_ffff), Value::Primitive(Tag::True));
+        assert_eq!(value((!11_u64 << 32) | 0x4123_4560), Value::Object(Tag::Table, 0x4123_4560));
+        assert_eq!(value((!4_u64 << 32) | 0xf123_4560).object(Tag::String), Some(0xf123_4560));
+        assert_eq!(value(0xffff_0000_0000_0000 | 0x7ff0_1234_5678), Value::LightUserdata(0x7ff0_1234_5678));
+        assert_eq!(value(0xffff_0000_0000_1000), Value::LightUserdata(0x1000));
+        assert_eq!(value(1.5_f64.to_bits()), Value::Number);
+        assert_eq!(value(f64::NEG_INFINITY.to_bits()), Value::Number);
+        assert_eq!(value(f64::NAN.to_bits()), Value::Number);
+        assert_eq!(value((!13_u64 << 32) | 7), Value::Number, "an integer of a dual-number build");
     }
 
     #[test]

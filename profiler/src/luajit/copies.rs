@@ -77,11 +77,12 @@ impl<M: Memory> Memory for Over<'_, M> {
 #[cfg(test)]
 mod tests {
     use super::super::image::Image;
+    use super::super::layout::Layout;
     use super::*;
 
     #[test]
     fn what_was_copied_is_read_as_it_was() {
-        let mut image = Image::default();
+        let mut image = Image::of(&Layout::all()[0]);
         let address = image.allocate(64);
         image.write(address, &[7; 64]);
         let mut copies = Copies::default();

@@ -100,43 +100,48 @@ fn text(name: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::super::arch::Tag;
-    use super::super::image::Image;
+    use super::super::image::{Image, of_each_model};
     use super::*;
 
     /// What the function that the code creates is called; the code is run by a prototype with the string constants
     /// `field`, `global`, the upvalue `up` and the local variable `lo` in slot 0.
     fn name(code: &[u32]) -> Option<String> {
-        let layout = Arc::new(Layout::all().remove(13));
+        let [name, without_gc64] = of_each_model().map(|layout| name_in(&layout, code));
+        assert_eq!(name, without_gc64);
+        name
+    }
+
+    fn name_in(layout: &Layout, code: &[u32]) -> Option<String> {
+        let model = layout.model;
+        let width = model.reference_size() as usize;
         let fields = &layout.proto;
-        let mut image = Image::default();
-        let chunkname = image.string(&layout, b"=x");
-        let constants = [image.string(&layout, b"field"), image.string(&layout, b"global"), 0xc0de];
+        let mut image = Image::of(layout);
+        let chunkname = image.string(layout, b"=x");
+        let constants = [image.string(layout, b"field"), image.string(layout, b"global"), 0xc0de];
         let (uvinfo, varinfo) = (b"up\0", [b'l', b'o', 0, 0, 100, 0]);
-        let k = (fields.size as usize + code.len() * 4).next_multiple_of(8) + constants.len() * 8;
+        let k = (fields.size as usize + code.len() * 4).next_multiple_of(8) + constants.len() * width;
         let size = k + uvinfo.len() + varinfo.len();
         let address = image.allocate(size);
         let field = |offset: u32| address + u64::from(offset);
         image.write(field(fields.gct), &[Tag::Proto.gct()]);
         image.put_u32(field(fields.sizebc), code.len() as u32);
         image.put_u32(field(fields.sizept), size as u32);
-        image.put_u64(field(fields.chunkname), chunkname);
+        image.put_reference(model, field(fields.chunkname), chunkname);
         image.put_u32(field(fields.sizekgc), constants.len() as u32);
-        image.put_u64(field(fields.k), address + k as u64);
+        image.put_reference(model, field(fields.k), address + k as u64);
         for (index, constant) in constants.into_iter().enumerate() {
-            image.put_u64(address + (k - 8 - index * 8) as u64, constant);
+            image.put_reference(model, address + (k - width - index * width) as u64, constant);
         }
         for (index, instruction) in code.iter().enumerate() {
             image.put_u32(field(fields.size) + index as u64 * 4, *instruction);
         }
-        image.put_u64(field(fields.uvinfo), address + k as u64);
+        image.put_reference(model, field(fields.uvinfo), address + k as u64);
         image.write(address + k as u64, uvinfo);
-        image.put_u64(field(fields.varinfo), address + (k + uvinfo.len()) as u64);
+        image.put_reference(model, field(fields.varinfo), address + (k + uvinfo.len()) as u64);
         image.write(address + (k + uvinfo.len()) as u64, &varinfo);
-        let proto = Proto::read(&image, &layout, address).expect("well formed");
-        let children = children(&image, &layout, &proto);
+        let proto = Proto::read(&image, layout, address).expect("well formed");
+        let children = children(&image, layout, &proto);
         assert_eq!(children.len(), 1);
         assert_eq!(children[0].0, 0xc0de);
         children[0].1.clone()

@@ -5,13 +5,14 @@
 //! self-reference is searched for in all private writable memory. A layout is accepted only when the live VM satisfies
 //! it: see [`Mismatch`] for all that is checked. Which rule tells which layouts apart:
 //!
-//! - `sizeof(lua_State)` (96, 104, 112) tells upstream LuaJIT from luajit2 and its ages;
+//! - `glref` has 64 bits with GC64 and 32 without;
+//! - `sizeof(lua_State)` (96, 104, 112; without GC64 64, 72, 80) tells upstream LuaJIT from luajit2 and its ages;
 //! - `bcff`, the headers of the assembly functions, holds the numbers `opcodes, opcodes + 1, ...`: it fixes the position of the
 //!   dispatch table and thereby the sizes of `global_State` and `jit_State`, and the number of opcodes;
 //! - `mainthref`, `strempty`, `registrytv`, `cur_L` fix the inside of `global_State`;
 //! - LuaJIT before 2019-01 packs snapshots into 8 bytes, later ones into 12, with the same `GG_State`: told apart by the
 //!   traces there are. While there is none, nothing that a profiler reads differs, and [`Vm::settled`] is false;
-//! - upstream since 2023-12 and luajit2 since 2023-10 differ from before only by `jit_State.param` (one more IR opcode): told
+//! - with GC64, upstream since 2023-12 and luajit2 since 2023-10 differ from before only by `jit_State.param` (one more IR opcode): told
 //!   apart by the defaults of the parameters, of which a program seldom changes more than a few.
 //!
 //! `J.L` is no rule: it may be a coroutine that has been freed since.
@@ -31,7 +32,7 @@ const CHUNK: u64 = 1 << 20;
 /// The unit in which unreadable memory is skipped.
 const PAGE: u64 = 4096;
 /// Sizes of `lua_State` that are looked for, known or not.
-const LUA_STATE_SIZES: Range<u64> = 80..257;
+const LUA_STATE_SIZES: Range<u64> = 64..257;
 /// More main-thread-like places than this in one process are not looked at: nothing real has them.
 const MAX_CANDIDATES: usize = 100_000;
 /// Bytes after which the VM's assembly code ends for sure; it has about 30 KiB.
@@ -653,7 +654,7 @@ mod tests {
     fn every_layout_is_recognised_from_a_vm_of_it() {
         let layouts = layouts();
         for layout in &layouts {
-            let mut image = Image::default();
+            let mut image = Image::of(layout);
             let vm = plain_vm(&mut image, layout);
             image.trace(&vm);
             let (memory, regions) = solid(&image);
@@ -668,7 +669,7 @@ mod tests {
         let layouts = layouts();
         let early = layouts.iter().find(|layout| layout.seen_in[0].contains("71ff7ef8")).expect("a layout of 2017");
         let late = layouts.iter().find(|layout| layout.seen_in[0].contains("749e99ce")).expect("a layout of 2019");
-        let mut image = Image::default();
+        let mut image = Image::of(early);
         let vm = plain_vm(&mut image, early);
         let (memory, regions) = solid(&image);
         let mut found = discover(&memory, &regions, &layouts).vms.remove(0);
@@ -685,7 +686,7 @@ mod tests {
     #[test]
     fn several_vms_and_unreadable_pages() {
         let layouts = layouts();
-        let mut image = Image::default();
+        let mut image = Image::of(&layouts[13]);
         let first = plain_vm(&mut image, &layouts[13]);
         let hole = image.allocate(3 << 20);
         let second = plain_vm(&mut image, &layouts[13]);
@@ -705,7 +706,7 @@ mod tests {
         for offset in [&mut changed.gg.j, &mut changed.gg.dispatch, &mut changed.gg.bcff, &mut changed.gg.size] {
             *offset += 16;
         }
-        let mut image = Image::default();
+        let mut image = Image::of(&layouts[13]);
         let vm = plain_vm(&mut image, &Arc::new(changed));
         let (memory, regions) = solid(&image);
         let found = discover(&memory, &regions, &layouts);
@@ -721,7 +722,7 @@ mod tests {
     fn what_is_no_vm_is_not_taken_for_one() {
         let layouts = layouts();
         let layout = &layouts[13];
-        let mut image = Image::default();
+        let mut image = Image::of(layout);
         let vm = plain_vm(&mut image, layout);
         let (valid, regions) = solid(&image);
         assert_eq!(Vm::validate(&valid, vm.g, layout).as_ref(), Ok(&vm));
@@ -749,7 +750,7 @@ mod tests {
     #[test]
     fn a_dispatch_table_that_points_at_data_is_refused() {
         let layouts = layouts();
-        let mut image = Image::default();
+        let mut image = Image::of(&layouts[13]);
         plain_vm(&mut image, &layouts[13]);
         let (memory, mut regions) = solid(&image);
         regions.remove(0);
@@ -759,7 +760,7 @@ mod tests {
     #[test]
     fn the_targets_of_the_dispatch_table_bound_the_assembly() {
         let layouts = layouts();
-        let mut image = Image::default();
+        let mut image = Image::of(&layouts[13]);
         let vm = plain_vm(&mut image, &layouts[13]);
         let targets = vm.dispatch_targets(&image).expect("readable");
         assert_eq!(targets.first(), Some(&super::super::image::CODE));

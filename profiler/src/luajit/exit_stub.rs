@@ -5,6 +5,7 @@
 
 use rustc_hash::FxHashMap;
 
+use super::arch::Model;
 use super::layout::Layout;
 use super::memory::Memory;
 use super::trace::{Header, Snapshot};
@@ -15,14 +16,16 @@ const GROUPS: usize = 16;
 const PER_GROUP: u64 = 32;
 /// `EXITSTUB_SPACING`: `push imm8`, `jmp rel8` (the last stub of a group has no jump).
 const SPACING: u64 = 4;
-/// The common end of a group: `push imm8` with the high byte, and `jmp rel32` to the handler.
+/// The common end of a group: `push imm8` with the high byte, without GC64 `mov dword [rsp+16], dispatch`, and `jmp rel32` to
+/// the handler.
 const COMMON: u64 = PER_GROUP * SPACING - 2;
-const GROUP_SIZE: u64 = COMMON + 2 + 5;
 
 /// The exit stubs of a VM.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExitStubs {
     groups: [u64; GROUPS],
+    /// Bytes of a group.
+    size: u64,
 }
 
 impl ExitStubs {
@@ -35,7 +38,14 @@ impl ExitStubs {
         for (group, bytes) in groups.iter_mut().zip(bytes.as_chunks().0) {
             *group = u64::from_le_bytes(*bytes);
         }
-        Some(ExitStubs { groups })
+        let size = COMMON + 2 + 5;
+        Some(ExitStubs {
+            groups,
+            size: match layout.model {
+                Model::Gc64 => size,
+                Model::Gc32 => size + 8,
+            },
+        })
     }
 
     /// The number of the exit being taken, when `pc` is in an exit stub. `stack_byte` reads the native stack at an offset
@@ -43,7 +53,7 @@ impl ExitStubs {
     pub fn exit_at(&self, pc: u64, stack_byte: impl Fn(u64) -> Option<u8>) -> Option<u16> {
         let (group, offset) =
             self.groups.iter().enumerate().filter(|(_, start)| **start != 0).find_map(|(group, start)| {
-                Some((group as u64, pc.checked_sub(*start).filter(|at| *at < GROUP_SIZE)?))
+                Some((group as u64, pc.checked_sub(*start).filter(|at| *at < self.size)?))
             })?;
         let number = match offset {
             0..COMMON => group * PER_GROUP + offset / SPACING,
@@ -118,17 +128,25 @@ impl Guards {
     }
 }
 
-/// Where the code of a `RETF` ends whose guard ends at `at`: `add base, -delta`; `mov [r14+jit_base], base` (`asm_retf`).
+/// Where the code of a `RETF` ends whose guard ends at `at`: `add base, -delta`; `mov [r14+jit_base], base`, or without GC64
+/// `mov [jit_base], base` (`asm_retf`).
 fn moved_down(code: &[u8], at: usize) -> Option<usize> {
-    let store = match code.get(at..)? {
-        [0x48 | 0x49, 0x83, 0xc0..=0xc7, _, rest @ ..] => (rest, at + 4),
-        [0x48 | 0x49, 0x81, 0xc0..=0xc7, _, _, _, _, rest @ ..] => (rest, at + 7),
+    let code = code.get(at..)?;
+    // A prefix for wide registers, or for the upper eight ones.
+    let prefix = usize::from(matches!(code, [0x41 | 0x44 | 0x48 | 0x49, ..]));
+    let added = prefix
+        + match code.get(prefix..)? {
+            [0x83, 0xc0..=0xc7, ..] => 3,
+            [0x81, 0xc0..=0xc7, ..] => 6,
+            _ => return None,
+        };
+    let stored = match code.get(added..)? {
+        [0x49 | 0x4d, 0x89, operands, _, _, _, _, ..] if operands & 0xc7 == 0x86 => 7,
+        [0x89, operands, 0x25, _, _, _, _, ..] if operands & 0xc7 == 0x04 => 7,
+        [0x44, 0x89, operands, 0x25, _, _, _, _, ..] if operands & 0xc7 == 0x04 => 8,
         _ => return None,
     };
-    match store {
-        ([0x49 | 0x4d, 0x89, operands, _, _, _, _, ..], start) if operands & 0xc7 == 0x86 => Some(start + 7),
-        _ => None,
-    }
+    Some(at + added + stored)
 }
 
 #[cfg(test)]
@@ -142,6 +160,10 @@ mod tests {
         assert_eq!(moved_down(&code(&[&[0x48, 0x83, 0xc2, 0xd8], &store]), 0), Some(11));
         assert_eq!(moved_down(&code(&[&[0x90, 0x48, 0x81, 0xc2, 0, 0xff, 0xff, 0xff], &store]), 1), Some(15));
         assert_eq!(moved_down(&code(&[&[0x48, 0x83, 0xc2, 0xd8], &[0x90; 7]]), 0), None);
+        let short = [0x89, 0x14, 0x25, 0x94, 3, 1, 0x40];
+        assert_eq!(moved_down(&code(&[&[0x83, 0xc2, 0xd8], &short]), 0), Some(10), "without GC64");
+        let upper = [0x44, 0x89, 0x04, 0x25, 0x94, 3, 1, 0x40];
+        assert_eq!(moved_down(&code(&[&[0x41, 0x83, 0xc0, 0xd8], &upper]), 0), Some(12), "without GC64");
         assert_eq!(moved_down(&store, 0), None);
         assert_eq!(moved_down(&store, 100), None);
     }

@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn calls_and_returns_are_told_by_their_address() {
         for layout in Layout::all().into_iter().map(Arc::new) {
-            let mut image = Image::default();
+            let mut image = Image::of(&layout);
             let vm = plain_vm(&mut image, &layout);
             let handlers = Handlers::read(&image, &vm).expect("readable");
             let end = vm.main_thread + u64::from(layout.gg.bcff);

@@ -8,7 +8,7 @@ use super::layout::Layout;
 use super::memory::{Memory, ReadError, Region};
 
 /// Memory that consists of a few pieces; everything else is unreadable.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Image {
     pieces: Vec<(u64, Vec<u8>)>,
     next: u64,
@@ -32,16 +32,34 @@ impl Memory for Image {
 pub(crate) fn reference(model: Model, tag: Tag, address: u64) -> u64 {
     match model {
         Model::Gc64 => (!(tag as u64) << 47) | address,
+        Model::Gc32 => (!(tag as u64) << 32) | address,
     }
 }
 
 /// Where the VM's assembly is in every image.
 pub(crate) const CODE: u64 = 0x5555_0000_0000;
 
+/// The layout of a build of 2022 of each model.
+pub(crate) fn of_each_model() -> [Arc<Layout>; 2] {
+    Model::ALL.map(|model| {
+        let wanted = |layout: &Layout| layout.model == model && layout.seen_in[0].contains("v2.1-20211210");
+        Arc::new(Layout::all().into_iter().find(wanted).expect("a layout of 2022"))
+    })
+}
+
 impl Image {
+    /// An empty image, for objects where the references of a build reach.
+    pub(crate) fn of(layout: &Layout) -> Image {
+        let next = match layout.model {
+            Model::Gc64 => 0x7f00_0000_0000,
+            Model::Gc32 => 0x4000_0000,
+        };
+        Image { pieces: Vec::new(), next }
+    }
+
     /// Reserves zeroed memory for one more object, 16-byte aligned, with unreadable memory after it.
     pub(crate) fn allocate(&mut self, size: usize) -> u64 {
-        let address = if self.next == 0 { 0x7f00_0000_0000 } else { self.next };
+        let address = self.next;
         self.next = (address + size as u64 + 64).next_multiple_of(16);
         self.pieces.push((address, vec![0; size]));
         address

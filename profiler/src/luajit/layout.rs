@@ -1,12 +1,14 @@
 //! Where the fields of LuaJIT's structs lie in one build.
 //!
-//! `layouts.json` holds every distinct GC64 layout that the headers of LuaJIT 2.1 and OpenResty's luajit2 have had, each
-//! with the first and last revision it was seen in. They were compiled from the headers of those revisions, except two that
-//! say "predicted": luajit2 releases whose headers were not at hand, made from the upstream headers of their date with the
-//! four fields that luajit2 adds (`lua_State.exdata`, `exdata2`, `global_State.saved_jit_base`, `jit_State.prng`); the same
-//! step reproduces the known luajit2 layouts of 2020, 2021 and 2024 exactly. A layout is only ever used when a live VM
-//! satisfies it ([`crate::luajit::discover`]). Names follow LuaJIT's `lj_obj.h`, `lj_jit.h` and `lj_dispatch.h`. All
-//! numbers are byte offsets from the start of the struct, `size` is the size of the struct.
+//! `layouts.json` holds every distinct layout that the headers of LuaJIT 2.1 and OpenResty's luajit2 have had since the
+//! end of 2016, with GC64 and without, each with the first and last revision it was seen in. They were compiled from
+//! the headers of those revisions, except three that say "predicted": luajit2 releases whose headers were not at hand,
+//! made from the upstream headers of their date with the four fields that luajit2 adds (`lua_State.exdata`, `exdata2`,
+//! `global_State.saved_jit_base`, `jit_State.prng`); the same step reproduces the known luajit2 layouts of 2020, 2021
+//! and 2024 exactly. Without GC64 the first of these two ages has the layout of the luajit2 releases before it. A
+//! layout is only ever used when a live VM satisfies it ([`crate::luajit::discover`]). Names follow LuaJIT's
+//! `lj_obj.h`, `lj_jit.h` and `lj_dispatch.h`. All numbers are byte offsets from the start of the struct, `size` is the
+//! size of the struct.
 
 use serde::Deserialize;
 

@@ -384,7 +384,7 @@ fn upvalues(memory: &dyn Memory, vm: &Vm, function: &Function) -> Vec<(usize, Fu
 
 #[cfg(test)]
 mod tests {
-    use super::super::image::{Image, reference};
+    use super::super::image::{Image, of_each_model, reference};
     use super::super::layout::Layout;
     use super::*;
 
@@ -400,111 +400,118 @@ mod tests {
 
     #[test]
     fn builtins_and_c_functions_have_the_name_that_lua_code_uses() {
-        let layout = Arc::new(Layout::all().remove(13));
-        let mut image = Image::default();
-        let mut function = |ffid: u8, code: u64| image.function(&layout, ffid, 0, code);
-        let (format, pairs, ipairs) = (function(90, 0x10), function(5, 0x20), function(7, 0x30));
-        let (encode, safe_encode, safe_decode) = (function(1, 0x1000), function(1, 0x2000), function(1, 0x2000));
-        let other_encode = function(1, 0x1000);
+        for layout in of_each_model() {
+            let mut image = Image::of(&layout);
+            let mut function = |ffid: u8, code: u64| image.function(&layout, ffid, 0, code);
+            let (format, pairs, ipairs) = (function(90, 0x10), function(5, 0x20), function(7, 0x30));
+            let (encode, safe_encode, safe_decode) = (function(1, 0x1000), function(1, 0x2000), function(1, 0x2000));
+            let other_encode = function(1, 0x1000);
 
-        let string = table(&mut image, &layout, &functions(&layout, &[("format", format)]));
-        let cjson = table(&mut image, &layout, &functions(&layout, &[("encode", encode)]));
-        let safe = table(&mut image, &layout, &functions(&layout, &[("encode", safe_encode), ("decode", safe_decode)]));
-        let globals = image.table(
-            &layout,
-            &[
-                ("string", string),
-                ("fmt", reference(layout.model, Tag::Function, format)),
-                ("ipairs", reference(layout.model, Tag::Function, ipairs)),
-                ("pairs", reference(layout.model, Tag::Function, pairs)),
-            ],
-        );
-        let loaded = image.table(
-            &layout,
-            &[
-                ("_G", reference(layout.model, Tag::Table, globals)),
-                ("string", string),
-                ("cjson", cjson),
-                ("cjson.safe", safe),
-            ],
-        );
-        let registry = image.table(&layout, &[("_LOADED", reference(layout.model, Tag::Table, loaded))]);
-        let vm = image.vm(&layout, registry, globals);
+            let string = table(&mut image, &layout, &functions(&layout, &[("format", format)]));
+            let cjson = table(&mut image, &layout, &functions(&layout, &[("encode", encode)]));
+            let safe =
+                table(&mut image, &layout, &functions(&layout, &[("encode", safe_encode), ("decode", safe_decode)]));
+            let globals = image.table(
+                &layout,
+                &[
+                    ("string", string),
+                    ("fmt", reference(layout.model, Tag::Function, format)),
+                    ("ipairs", reference(layout.model, Tag::Function, ipairs)),
+                    ("pairs", reference(layout.model, Tag::Function, pairs)),
+                ],
+            );
+            let loaded = image.table(
+                &layout,
+                &[
+                    ("_G", reference(layout.model, Tag::Table, globals)),
+                    ("string", string),
+                    ("cjson", cjson),
+                    ("cjson.safe", safe),
+                ],
+            );
+            let registry = image.table(&layout, &[("_LOADED", reference(layout.model, Tag::Table, loaded))]);
+            let vm = image.vm(&layout, registry, globals);
 
-        let names = Names::read(&image, &vm);
-        let name = |address: u64| {
-            let function = Function::read(&image, &layout, address).expect("a function");
-            names.function(&function).map(|name| name.to_string())
-        };
-        assert!(names.complete);
-        assert_eq!(name(format).as_deref(), Some("string.format"), "not the global alias");
-        assert_eq!(name(encode).as_deref(), Some("cjson.encode"));
-        assert_eq!(name(other_encode).as_deref(), Some("cjson.encode"), "the same code, made anew");
-        assert_eq!(name(safe_decode).as_deref(), Some("cjson.safe.decode"), "by the object");
-        let stranger = Function { address: 0x99, kind: FunctionKind::C { code: 0x2000 }, upvalues: 0 };
-        assert_eq!(names.function(&stranger), None, "its code has two names");
-        assert_eq!(names.fast_function(6).as_deref(), Some("ipairs_aux"), "between pairs and ipairs");
-        assert_eq!(names.fast_function(8), None);
+            let names = Names::read(&image, &vm);
+            let name = |address: u64| {
+                let function = Function::read(&image, &layout, address).expect("a function");
+                names.function(&function).map(|name| name.to_string())
+            };
+            assert!(names.complete);
+            assert_eq!(name(format).as_deref(), Some("string.format"), "not the global alias");
+            assert_eq!(name(encode).as_deref(), Some("cjson.encode"));
+            assert_eq!(name(other_encode).as_deref(), Some("cjson.encode"), "the same code, made anew");
+            assert_eq!(name(safe_decode).as_deref(), Some("cjson.safe.decode"), "by the object");
+            let stranger = Function { address: 0x99, kind: FunctionKind::C { code: 0x2000 }, upvalues: 0 };
+            assert_eq!(names.function(&stranger), None, "its code has two names");
+            assert_eq!(names.fast_function(6).as_deref(), Some("ipairs_aux"), "between pairs and ipairs");
+            assert_eq!(names.fast_function(8), None);
+        }
     }
 
     #[test]
     fn closures_of_one_prototype_do_not_bear_each_others_names() {
-        let layout = Arc::new(Layout::all().remove(13));
-        let mut image = Image::default();
-        let chunkname = image.string(&layout, b"@/x.lua");
-        let fields = &layout.proto;
-        let mut proto = || {
-            let proto = image.allocate(512);
-            image.write(proto + u64::from(fields.gct), &[Tag::Proto.gct()]);
-            image.put_u32(proto + u64::from(fields.sizebc), 8);
-            image.put_u32(proto + u64::from(fields.sizept), 512);
-            image.put_u32(proto + u64::from(fields.firstline), 3);
-            image.put_u32(proto + u64::from(fields.numline), 2);
-            image.put_u64(proto + u64::from(fields.chunkname), chunkname);
-            image.put_u64(proto + u64::from(fields.k), proto + 256);
-            proto
-        };
-        let (shared, copied) = (proto(), proto());
-        let mut closure = |proto: u64| image.function(&layout, 0, proto + u64::from(layout.proto.size), 0);
-        let (resume, yielded) = (closure(shared), closure(shared));
-        let (get, other_get) = (closure(copied), closure(copied));
-        let wrapped =
-            table(&mut image, &layout, &functions(&layout, &[("resume", resume), ("yield", yielded), ("get", get)]));
-        let other = table(&mut image, &layout, &functions(&layout, &[("get", other_get)]));
-        let globals = image.table(&layout, &[]);
-        let loaded = image.table(&layout, &[("coroutine", wrapped), ("other", other)]);
-        let registry = image.table(&layout, &[("_LOADED", reference(layout.model, Tag::Table, loaded))]);
-        let vm = image.vm(&layout, registry, globals);
+        for layout in of_each_model() {
+            let mut image = Image::of(&layout);
+            let chunkname = image.string(&layout, b"@/x.lua");
+            let fields = &layout.proto;
+            let mut proto = || {
+                let proto = image.allocate(512);
+                image.write(proto + u64::from(fields.gct), &[Tag::Proto.gct()]);
+                image.put_u32(proto + u64::from(fields.sizebc), 8);
+                image.put_u32(proto + u64::from(fields.sizept), 512);
+                image.put_u32(proto + u64::from(fields.firstline), 3);
+                image.put_u32(proto + u64::from(fields.numline), 2);
+                image.put_reference(layout.model, proto + u64::from(fields.chunkname), chunkname);
+                image.put_reference(layout.model, proto + u64::from(fields.k), proto + 256);
+                proto
+            };
+            let (shared, copied) = (proto(), proto());
+            let mut closure = |proto: u64| image.function(&layout, 0, proto + u64::from(layout.proto.size), 0);
+            let (resume, yielded) = (closure(shared), closure(shared));
+            let (get, other_get) = (closure(copied), closure(copied));
+            let wrapped = table(
+                &mut image,
+                &layout,
+                &functions(&layout, &[("resume", resume), ("yield", yielded), ("get", get)]),
+            );
+            let other = table(&mut image, &layout, &functions(&layout, &[("get", other_get)]));
+            let globals = image.table(&layout, &[]);
+            let loaded = image.table(&layout, &[("coroutine", wrapped), ("other", other)]);
+            let registry = image.table(&layout, &[("_LOADED", reference(layout.model, Tag::Table, loaded))]);
+            let vm = image.vm(&layout, registry, globals);
 
-        let mut names = Names::read(&image, &vm);
-        let mut name = |proto: u64| {
-            let proto = Proto::read(&image, &layout, proto).expect("a prototype");
-            names.lua(&image, &vm, &proto, &mut Sources::default(), &mut |_| None).map(|name| name.to_string())
-        };
-        assert_eq!(name(shared), None, "`coroutine.resume` is not `coroutine.yield`");
-        assert_eq!(name(copied).as_deref(), Some("other.get"), "copies of one function");
+            let mut names = Names::read(&image, &vm);
+            let mut name = |proto: u64| {
+                let proto = Proto::read(&image, &layout, proto).expect("a prototype");
+                names.lua(&image, &vm, &proto, &mut Sources::default(), &mut |_| None).map(|name| name.to_string())
+            };
+            assert_eq!(name(shared), None, "`coroutine.resume` is not `coroutine.yield`");
+            assert_eq!(name(copied).as_deref(), Some("other.get"), "copies of one function");
+        }
     }
 
     #[test]
     fn tables_that_contain_themselves_and_wrong_references_end_the_walk() {
-        let layout = Arc::new(Layout::all().remove(13));
-        let mut image = Image::default();
-        let inner =
-            image.table(&layout, &[("self", 0), ("bad", reference(layout.model, Tag::Table, 0x1234)), ("worse", 0)]);
-        let globals = image.table(&layout, &[("t", reference(layout.model, Tag::Table, inner)), ("_G", 0)]);
-        let node = Memory::u64(&image, inner + u64::from(layout.model.table().node)).expect("readable");
-        image.put_u64(node, reference(layout.model, Tag::Table, inner));
-        image.put_u64(node + 48, reference(layout.model, Tag::Function, inner));
-        let registry = image.table(&layout, &[("_LOADED", reference(layout.model, Tag::Table, globals))]);
-        let vm = image.vm(&layout, registry, globals);
-        assert!(Names::read(&image, &vm).complete);
+        for layout in of_each_model() {
+            let mut image = Image::of(&layout);
+            let inner = image
+                .table(&layout, &[("self", 0), ("bad", reference(layout.model, Tag::Table, 0x1234)), ("worse", 0)]);
+            let globals = image.table(&layout, &[("t", reference(layout.model, Tag::Table, inner)), ("_G", 0)]);
+            let node = Memory::u64(&image, inner + u64::from(layout.model.table().node)).expect("readable");
+            image.put_u64(node, reference(layout.model, Tag::Table, inner));
+            image.put_u64(node + 48, reference(layout.model, Tag::Function, inner));
+            let registry = image.table(&layout, &[("_LOADED", reference(layout.model, Tag::Table, globals))]);
+            let vm = image.vm(&layout, registry, globals);
+            assert!(Names::read(&image, &vm).complete);
+        }
     }
 
     #[test]
     fn no_memory_contents_make_the_readers_panic_or_loop() {
         let layouts: Vec<Arc<Layout>> = Layout::all().into_iter().map(Arc::new).collect();
         let layout = layouts[13].clone();
-        let mut image = Image::default();
+        let mut image = Image::of(&layout);
         let chunkname = image.string(&layout, b"@/x.lua");
         let proto = image.allocate(512);
         let fields = &layout.proto;

@@ -216,6 +216,7 @@ pub(super) fn u32_at(bytes: &[u8], offset: u32) -> u32 {
 pub(super) fn reference_at(model: Model, bytes: &[u8], offset: u32) -> u64 {
     match model {
         Model::Gc64 => u64_at(bytes, offset),
+        Model::Gc32 => u32_at(bytes, offset).into(),
     }
 }
 

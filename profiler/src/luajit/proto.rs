@@ -341,14 +341,25 @@ impl ChunkName {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::image::Image;
+    use super::super::image::{Image, of_each_model};
     use super::*;
 
     /// A prototype of five instructions with this line information and variable information.
     fn proto(lines: &[u8], numline: u32, uvinfo: &[u8], varinfo: &[u8]) -> (Image, Arc<Layout>, u64) {
-        let layout = Arc::new(Layout::all().remove(13));
+        let [layout, _] = of_each_model();
+        proto_in(layout, lines, numline, uvinfo, varinfo)
+    }
+
+    fn proto_in(
+        layout: Arc<Layout>,
+        lines: &[u8],
+        numline: u32,
+        uvinfo: &[u8],
+        varinfo: &[u8],
+    ) -> (Image, Arc<Layout>, u64) {
+        let model = layout.model;
         let fields = &layout.proto;
-        let mut image = Image::default();
+        let mut image = Image::of(&layout);
         let chunkname = image.string(&layout, b"@/srv/app.lua");
         let code = fields.size + 5 * 4 + 4;
         let size = code as usize + 8 + lines.len() + uvinfo.len() + varinfo.len();
@@ -359,15 +370,15 @@ mod tests {
         image.put_u32(field(fields.sizept), size as u32);
         image.put_u32(field(fields.firstline), 10);
         image.put_u32(field(fields.numline), numline);
-        image.put_u64(field(fields.chunkname), chunkname);
+        image.put_reference(model, field(fields.chunkname), chunkname);
         image.put_u32(field(fields.sizekgc), 1);
-        image.put_u64(field(fields.k), field(code + 8));
-        image.put_u64(field(code), 0xabcd);
+        image.put_reference(model, field(fields.k), field(code + 8));
+        image.put_reference(model, field(code + 8) - model.reference_size(), 0xabcd);
         image.put_u32(field(fields.size) + 8, 0x0002_0133);
         let mut at = field(code + 8);
         for (pointer, bytes) in [(fields.lineinfo, lines), (fields.uvinfo, uvinfo), (fields.varinfo, varinfo)] {
             if !bytes.is_empty() {
-                image.put_u64(field(pointer), at);
+                image.put_reference(model, field(pointer), at);
                 image.write(at, bytes);
                 at += bytes.len() as u64;
             }
@@ -394,32 +405,36 @@ mod tests {
 
     #[test]
     fn a_stripped_prototype_has_code_and_no_lines() {
-        let parts = proto(&[], 3, &[], &[]);
-        let proto = read(&parts).expect("well formed");
-        assert_eq!(proto.line(2), None);
-        assert_eq!(proto.local_name(2, 0), None);
-        assert_eq!(proto.instruction(2).map(|instruction| instruction.op()), Some(0x33));
-        assert_eq!(proto.instruction(5), None);
-        assert_eq!((proto.constant(0), proto.constant(1)), (Some(0xabcd), None));
-        assert_eq!(proto.index_of(proto.bytecode + 8), Some(2));
-        assert_eq!(proto.index_of(proto.bytecode + 9), None);
-        assert_eq!(proto.index_of(proto.bytecode + 20), None);
+        for layout in of_each_model() {
+            let parts = proto_in(layout, &[], 3, &[], &[]);
+            let proto = read(&parts).expect("well formed");
+            assert_eq!(proto.line(2), None);
+            assert_eq!(proto.local_name(2, 0), None);
+            assert_eq!(proto.instruction(2).map(|instruction| instruction.op()), Some(0x33));
+            assert_eq!(proto.instruction(5), None);
+            assert_eq!((proto.constant(0), proto.constant(1)), (Some(0xabcd), None));
+            assert_eq!(proto.index_of(proto.bytecode + 8), Some(2));
+            assert_eq!(proto.index_of(proto.bytecode + 9), None);
+            assert_eq!(proto.index_of(proto.bytecode + 20), None);
+        }
     }
 
     #[test]
     fn names_of_variables_with_long_ranges() {
-        // `a` from 0 for 300 instructions, a loop's own variable from 2, `bc` from 2 for 1.
-        let varinfo = [b'a', 0, 0, 0xac, 0x02, 1, 2, 5, b'b', b'c', 0, 0, 1, 0];
-        let parts = proto(&[1, 2, 2, 3], 9, b"up\0self\0", &varinfo);
-        let proto = read(&parts).expect("well formed");
-        assert_eq!(proto.local_name(0, 0), Some(&b"a"[..]));
-        assert_eq!(proto.local_name(299, 0), Some(&b"a"[..]));
-        assert_eq!(proto.local_name(300, 0), None);
-        assert_eq!(proto.local_name(2, 1), None, "a loop's own variable");
-        assert_eq!(proto.local_name(2, 2), Some(&b"bc"[..]));
-        assert_eq!(proto.local_name(3, 2), None);
-        assert_eq!(proto.upvalue_name(1), Some(&b"self"[..]));
-        assert_eq!(proto.upvalue_name(2), None);
+        for layout in of_each_model() {
+            // `a` from 0 for 300 instructions, a loop's own variable from 2, `bc` from 2 for 1.
+            let varinfo = [b'a', 0, 0, 0xac, 0x02, 1, 2, 5, b'b', b'c', 0, 0, 1, 0];
+            let parts = proto_in(layout, &[1, 2, 2, 3], 9, b"up\0self\0", &varinfo);
+            let proto = read(&parts).expect("well formed");
+            assert_eq!(proto.local_name(0, 0), Some(&b"a"[..]));
+            assert_eq!(proto.local_name(299, 0), Some(&b"a"[..]));
+            assert_eq!(proto.local_name(300, 0), None);
+            assert_eq!(proto.local_name(2, 1), None, "a loop's own variable");
+            assert_eq!(proto.local_name(2, 2), Some(&b"bc"[..]));
+            assert_eq!(proto.local_name(3, 2), None);
+            assert_eq!(proto.upvalue_name(1), Some(&b"self"[..]));
+            assert_eq!(proto.upvalue_name(2), None);
+        }
     }
 
     #[test]

@@ -27,8 +27,10 @@ use super::layout::Layout;
 use super::memory::Memory;
 use super::trace::{Constant, Function, Position, PrototypeCode, Trace};
 
-/// Flags of a snapshot entry (`SNAP_*`): the slot is a frame link; the slot's value is still on the Lua stack.
+/// Flags of a snapshot entry (`SNAP_*`): the slot is a frame's link, or without GC64 its only slot; the slot is a continuation;
+/// the slot's value is still on the Lua stack.
 const FRAME: u32 = 0x1_0000;
+const CONT: u32 = 0x2_0000;
 const NORESTORE: u32 = 0x4_0000;
 /// A slot number has 8 bits.
 const MAX_FRAMES: usize = 256;
@@ -124,6 +126,12 @@ impl<M: Memory + ?Sized, S: Fn(u32) -> Option<u64>> Decoder<'_, M, S> {
                 let word = u64::from(high) << 32 | u64::from(low);
                 Some((word >> 8, (word & 0xff) as u32 + self.bottom))
             }
+            Model::Gc32 => {
+                let pc = u64::from(*self.behind.first()?);
+                let frames = self.entries.iter().filter(|entry| **entry & FRAME != 0);
+                let innermost = frames.map(|entry| entry >> 24).max().unwrap_or(0);
+                Some((pc, innermost + self.bottom))
+            }
         }
     }
 
@@ -180,16 +188,26 @@ impl<M: Memory + ?Sized, S: Fn(u32) -> Option<u64>> Decoder<'_, M, S> {
     fn link(&self, base: u32) -> Result<u64, FramesError> {
         let link = match self.layout.model {
             Model::Gc64 => self.word(self.entry(base - 1).filter(|entry| entry & FRAME != 0)),
+            Model::Gc32 => self.link_behind(base - 1, FRAME),
         };
         link.ok_or(FramesError::Link { slot: base })
     }
 
-    /// The return PC of a continuation frame: `[cont] [PC] [function] [link]`.
+    /// The return PC of a continuation frame: `[cont] [PC] [function] [link]`, without GC64 `[cont|PC] [function|link]`.
     fn continuation_pc(&self, base: u32) -> Result<u64, FramesError> {
         let pc = match self.layout.model {
             Model::Gc64 => self.word(base.checked_sub(3).and_then(|slot| self.entry(slot))),
+            Model::Gc32 => base.checked_sub(2).and_then(|slot| self.link_behind(slot, CONT)),
         };
         pc.ok_or(FramesError::Link { slot: base })
+    }
+
+    /// The high half of a slot, without GC64: behind the PC of the snapshot there is one for each frame or continuation above
+    /// the base frame's slot, the innermost first (`snapshot_framelinks`).
+    fn link_behind(&self, slot: u32, flag: u32) -> Option<u64> {
+        self.entry(slot).filter(|entry| entry & flag != 0)?;
+        let above = self.entries.iter().filter(|entry| **entry & (FRAME | CONT) != 0 && **entry >> 24 > slot).count();
+        self.behind.get(1 + above).map(|link| u64::from(*link))
     }
 
     /// The 64-bit constant that an entry means.

@@ -42,8 +42,8 @@ const GCT_PROTO: u8 = 7;
 const IRT_TYPE: u8 = 0x1f;
 const IRT_PROTO: u8 = 7;
 const IRT_FUNC: u8 = 8;
-/// IR opcodes of constants, counted from `KPRI`; this order is the same in all builds. Each is followed by a second IR slot
-/// with the 64-bit value. (`KPRI`, `KINT`, `KNULL` and `KSLOT` are not.)
+/// IR opcodes of constants, counted from `KPRI`; this order is the same in all builds. A 64-bit value, which references are
+/// with GC64, is in a second IR slot. (`KPRI`, `KINT`, `KNULL` and `KSLOT` have no such.)
 const KGC: u8 = 2;
 const KPTR: u8 = 3;
 const KKPTR: u8 = 4;
@@ -55,9 +55,9 @@ const MAX_MCODE: u32 = 1 << 20;
 /// `LJ_MAX_EXITSTUBGR * EXITSTUBS_PER_GROUP` limits the snapshots of a trace to 512 on x86-64; other targets have no such
 /// limit but that of `maxsnap`, 500 by default.
 const MAX_SNAPSHOTS: u16 = 1024;
-/// `nent` has 8 bits, and two more words hold the PC.
-const MAX_SNAPSHOT_WORDS: u32 = 257;
-const PC_WORDS: usize = 2;
+/// `nent` has 8 bits. With GC64 two more words hold the PC, without there is one for it and one for each of the links, which
+/// are fewer than entries.
+const MAX_SNAPSHOT_WORDS: u32 = 511;
 /// Instructions of one prototype (`BCMAX_D` limits jumps, this is generous).
 const MAX_BYTECODE: u32 = 1 << 26;
 /// Prototypes remembered for one trace, its parents' included.
@@ -525,14 +525,17 @@ impl Trace {
     /// The constant at an index below `constants.len()`, and the number of IR slots it takes.
     fn constant_at(&self, index: usize) -> (Constant, usize) {
         let [.., kind, opcode, _, _] = self.constants[index];
-        let value = match self.model {
-            Model::Gc64 => self.constants.get(index + 1).map_or(0, |value| u64::from_le_bytes(*value)),
+        let word = |index: usize| self.constants.get(index).map_or(0, |value| u64::from_le_bytes(*value));
+        // A short reference takes the place of the two operands, a long one a second IR slot.
+        let (reference, slots) = match self.model {
+            Model::Gc64 => (word(index + 1), 2),
+            Model::Gc32 => (word(index) & self.model.reference_mask(), 1),
         };
         match (opcode.wrapping_sub(self.kpri), kind & IRT_TYPE) {
-            (KGC, IRT_FUNC) => (Constant::Function(value), 2),
-            (KGC, IRT_PROTO) => (Constant::Prototype(value), 2),
-            (KNUM | KINT64, _) => (Constant::Word(value), 2),
-            (KGC | KPTR | KKPTR, _) => (Constant::Other, 2),
+            (KGC, IRT_FUNC) => (Constant::Function(reference), slots),
+            (KGC, IRT_PROTO) => (Constant::Prototype(reference), slots),
+            (KGC | KPTR | KKPTR, _) => (Constant::Other, slots),
+            (KNUM | KINT64, _) => (Constant::Word(word(index + 1)), 2),
             _ => (Constant::Other, 1),
         }
     }
@@ -573,14 +576,15 @@ fn read_snapshot(fields: &Fields<'_>, layout: &Layout, map_length: usize) -> Opt
         Some(mcofs) => u32::from(fields.u16(mcofs)?),
         None => 0,
     };
-    let end = (map_offset as usize).checked_add(usize::from(entries))?.checked_add(PC_WORDS)?;
+    let pc_words = layout.model.reference_size() as usize / 4;
+    let end = (map_offset as usize).checked_add(usize::from(entries))?.checked_add(pc_words)?;
     (end <= map_length).then_some(Snapshot { offset, map_offset, entries })
 }
 
-/// Offset of the last instructions of a trace that moves `jit_base` before it jumps to another: `mov [r14+jit_base], rdx`,
-/// then `add rsp, spadjust` if there is one, then `jmp rel32` (`asm_tail_link`, `asm_tail_fixup`).
+/// Offset of the last instructions of a trace that moves `jit_base` before it jumps to another: `mov [r14+jit_base], rdx`, or
+/// without GC64 `mov [jit_base], edx`, then `add rsp, spadjust` if there is one, then `jmp rel32` (`asm_tail_link`, `asm_tail_fixup`).
 fn moved_base_from(code: &[u8]) -> Option<u32> {
-    const STORE_BASE: [u8; 3] = [0x49, 0x89, 0x96];
+    const STORE_BASE: [[u8; 3]; 2] = [[0x49, 0x89, 0x96], [0x89, 0x14, 0x25]];
     let jump = code.len().checked_sub(5)?;
     if *code.get(jump)? != 0xe9 {
         return None;
@@ -591,7 +595,7 @@ fn moved_base_from(code: &[u8]) -> Option<u32> {
     };
     [Some(jump), with_add(4, 0x83), with_add(7, 0x81)].into_iter().flatten().find_map(|tail| {
         let store = tail.checked_sub(7)?;
-        (code.get(store..store + 3)? == STORE_BASE).then_some(u32::try_from(tail).ok()?)
+        (STORE_BASE.contains(code.get(store..store + 3)?.as_array()?)).then_some(u32::try_from(tail).ok()?)
     })
 }
 
@@ -607,6 +611,7 @@ mod tests {
         assert_eq!(moved_base_from(&code(&[&[0x90], &store, &jump])), Some(8));
         assert_eq!(moved_base_from(&code(&[&store, &[0x48, 0x83, 0xc4, 0x10], &jump])), Some(7));
         assert_eq!(moved_base_from(&code(&[&store, &[0x48, 0x81, 0xc4, 0, 1, 0, 0], &jump])), Some(7));
+        assert_eq!(moved_base_from(&code(&[&[0x89, 0x14, 0x25, 0x94, 3, 1, 0x40], &jump])), Some(7), "without GC64");
         assert_eq!(moved_base_from(&code(&[&[0x90; 7], &jump])), None);
         assert_eq!(moved_base_from(&store), None);
         assert_eq!(moved_base_from(&jump), None);

@@ -8,7 +8,7 @@ use luaflame_ebpf::{HINTS, watch};
 use rustc_hash::FxHashMap;
 
 use super::weave::{Code, Native};
-use crate::luajit::arch::SLOT_SIZE;
+use crate::luajit::arch::{Model, SLOT_SIZE};
 use crate::luajit::copies::Copies;
 use crate::luajit::discover::{Discovery, Vm, discover};
 use crate::luajit::handlers::Handlers;
@@ -221,6 +221,10 @@ fn wire_layout(layout: &Layout) -> luaflame_ebpf::Layout {
 }
 
 impl Native for View {
+    fn model(&self) -> Model {
+        self.lua.as_ref().map_or(Model::Gc64, |lua| lua.layout.model)
+    }
+
     fn code(&mut self, address: u64) -> Code {
         if self.lua.as_ref().is_some_and(|lua| lua.assembly.contains(&address)) {
             return Code::Assembly;

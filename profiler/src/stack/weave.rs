@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use crate::luajit::arch::CFRAME_SIZE;
+use crate::luajit::arch::{CFRAME_SIZE, Model};
 use crate::luajit::frames::{Activation, Source};
 use crate::native::registers::{CodeAddress, Register, Registers};
 use crate::native::unwind::{Step, StepError};
@@ -79,6 +79,8 @@ pub enum Code {
 
 /// The native side of a process, as weaving needs it.
 pub trait Native {
+    /// How the VM stores references, values and frames.
+    fn model(&self) -> Model;
     /// What code there is at an address.
     fn code(&mut self, address: u64) -> Code;
     /// Bytes of code at an address, or fewer at its end.
@@ -237,14 +239,20 @@ impl<N: Native> Weaver<'_, N> {
         for (register, value) in [(Register::Bp, bp), (Register::Bx, bx), (Register::R15, r15), (Register::R14, r14)] {
             caller.set(register, value);
         }
-        // The assembly leaves the other two alone. Entering a trace saves them where the C frame ends. While a trace is
-        // left they may be in either place.
+        // The assembly leaves the other two alone. Entering a trace saves them where the C frame ends, r13 below r12 or
+        // without GC64 above it. While a trace is left they may be in either place.
         let others = match entered {
             Entered::Assembly if self.registers.sp() == cframe => {
                 [self.registers.get(Register::R12), self.registers.get(Register::R13)]
             }
             Entered::Assembly => [None, None],
-            Entered::Trace => [word(0), self.sample.stack.word(cframe.wrapping_sub(8))],
+            Entered::Trace => {
+                let second = match self.native.model() {
+                    Model::Gc64 => cframe.wrapping_sub(8),
+                    Model::Gc32 => cframe + 8,
+                };
+                [word(0), self.sample.stack.word(second)]
+            }
         };
         for (register, value) in [Register::R12, Register::R13].into_iter().zip(others) {
             if let Some(value) = value {
@@ -364,7 +372,7 @@ impl<N: Native> Weaver<'_, N> {
 
     /// An FFI callback is on its way from C code to the assembly, in the machine code made for it
     /// (`callback_mcode_init`, `lj_ccallback.c`): `b0 slot` (`mov al`), perhaps a jump `eb`, `55` (`push rbp`),
-    /// `b4 page` (`mov ah`), `48 bd g` (`mov rbp`), `ff 25 offset` (`jmp` to the assembly).
+    /// `b4 page` (`mov ah`), `48 bd g` or without GC64 `bd g` (`mov rbp`), `ff 25 offset` (`jmp` to the assembly).
     fn pass_callback_stub(&mut self) -> bool {
         const MOST_INSTRUCTIONS: usize = 6;
         let CodeAddress::Instruction(mut at) = self.registers.code else { return false };
@@ -382,6 +390,7 @@ impl<N: Native> Weaver<'_, N> {
                     at.wrapping_add(1)
                 }
                 [0x48, 0xbd, ..] => at.wrapping_add(10),
+                [0xbd, ..] => at.wrapping_add(5),
                 [0xff, 0x25, a, b, c, d] => {
                     let offset = i32::from_le_bytes([a, b, c, d]);
                     let mut target = [0; 8];
