@@ -45,14 +45,10 @@ pub mod record {
 pub mod flag {
     /// The interrupt hit kernel mode; the registers are those that user mode will resume with.
     pub const KERNEL: u32 = 1 << 0;
-    /// The chain of Lua frames was longer than the probe can walk: the root's side is missing.
-    pub const WALK_ENDED_EARLY: u32 = 1 << 1;
-    /// A frame link led nowhere: frames below it are missing.
-    pub const BROKEN_CHAIN: u32 = 1 << 2;
     /// The native stack could not be read as far as its base.
-    pub const STACK_UNREADABLE: u32 = 1 << 3;
+    pub const STACK_UNREADABLE: u32 = 1 << 1;
     /// The base of the native stack is not known.
-    pub const STACK_BASE_UNKNOWN: u32 = 1 << 4;
+    pub const STACK_BASE_UNKNOWN: u32 = 1 << 2;
 }
 
 /// Bits of [`Process::flags`].
@@ -79,6 +75,9 @@ pub mod entry {
     /// PC, the chunk name of its prototype; `numbers`: instruction before the link's PC, `firstline`, `numline`,
     /// `sizebc`. `slot`: number of its base on the Lua stack; `flags`: [`super::frame`].
     pub const FRAME: u8 = 3;
+    /// The chain of that thread's C frames or of its Lua frames leads nowhere from here, or further than the probe follows
+    /// it. `flags`: [`super::frame`].
+    pub const BROKEN: u8 = 4;
 }
 
 /// Where the base of an activation's innermost frame is from.
@@ -101,7 +100,7 @@ pub mod base {
     pub const RESTORED: u32 = 6;
 }
 
-/// Bits of [`Entry::flags`] of a C frame or a frame.
+/// Bits of [`Entry::flags`] of all entries but activations.
 pub mod frame {
     /// The bits above hold the number of the activation, modulo 4,096, the first one being 1: entries behind a cut are told
     /// apart by it.

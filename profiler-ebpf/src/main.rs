@@ -73,6 +73,8 @@ const VMST_EXIT: i32 = -4;
 const FRAME_VARG: u64 = 3;
 /// Type byte of a function (`~LJ_TFUNC`); it is right before the `ffid` in a function object.
 const GCT_FUNCTION: u64 = 8;
+/// Most bytes of a Lua stack: `LJ_STACK_MAX` is 65,500 slots, with some slack for error handling.
+const LUA_STACK: u64 = 1 << 20;
 
 /// What a turn of the walk does next.
 mod phase {
@@ -461,7 +463,7 @@ fn walk(context: PerfEventContext) -> u32 {
         if area.walk.walks < WALKS {
             next = WALK;
         } else {
-            area.header.flags |= flag::WALK_ENDED_EARLY;
+            broken(&mut area.walk, &mut area.body);
         }
     }
     // SAFETY: as in `sample`.
@@ -492,10 +494,10 @@ extern "C" fn turn() -> u32 {
     unsafe {
         match walk.phase {
             phase::TRY => activation(walk, header, body),
-            phase::CFRAME => cframe(walk, header, body),
+            phase::CFRAME => cframe(walk, body),
             phase::FRAME => {
                 for _ in 0..FRAMES {
-                    lua_frame(walk, header, body);
+                    lua_frame(walk, body);
                     if walk.phase != phase::FRAME {
                         break;
                     }
@@ -590,8 +592,6 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
         let stored = field(object, layout.l_base);
         if raw & !3 != walk.x
             || user_reference(layout, g + u64::from(layout.g_mainthref)) != g - u64::from(layout.l_size)
-            || stored <= stack
-            || stored > maxstack
         {
             return;
         }
@@ -599,7 +599,11 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
         walk.stack = stack;
         walk.base = stored;
         let mut source = base::STATE;
-        if walk.innermost != 0 {
+        if stored <= stack || stored > maxstack || maxstack - stack > LUA_STACK {
+            // It is one, but what it says of its Lua stack cannot be: that leads nowhere.
+            walk.innermost = 0;
+            walk.base = 0;
+        } else if walk.innermost != 0 {
             walk.innermost = 0;
             header.g = g;
             header.jit_base = user_reference(layout, g + u64::from(layout.g_jit_base));
@@ -714,12 +718,19 @@ fn thread_number(walk: &Walk) -> u16 {
     (walk.activations as u16) << frame::ACTIVATION_SHIFT
 }
 
+/// Notes that the chain of frames leads nowhere from here.
+#[inline(always)]
+fn broken(walk: &mut Walk, body: &mut Body) {
+    let entry = next_entry(&mut walk.found, body);
+    *entry = Entry { kind: entry::BROKEN, flags: thread_number(walk), ..Entry::default() };
+}
+
 /// Takes the C frame at `x` and goes on to the one before it.
 #[inline(always)]
-unsafe fn cframe(walk: &mut Walk, header: &mut Header, body: &mut Body) {
+unsafe fn cframe(walk: &mut Walk, body: &mut Body) {
     // SAFETY: the buffer holds 16 words.
     if !unsafe { read_user(walk.object.as_mut_ptr().cast(), 40, walk.x) } {
-        header.flags |= flag::BROKEN_CHAIN;
+        broken(walk, body);
         walk.phase = phase::FRAME;
         return;
     }
@@ -740,7 +751,7 @@ unsafe fn cframe(walk: &mut Walk, header: &mut Header, body: &mut Body) {
     let next = previous & !3;
     if next <= walk.x || next >= walk.limit {
         if next != 0 {
-            header.flags |= flag::BROKEN_CHAIN;
+            broken(walk, body);
         }
         walk.phase = phase::FRAME;
     } else {
@@ -750,21 +761,21 @@ unsafe fn cframe(walk: &mut Walk, header: &mut Header, body: &mut Body) {
 
 /// Takes the Lua frame at `base` and goes on to the one below it.
 #[inline(always)]
-unsafe fn lua_frame(walk: &mut Walk, header: &mut Header, body: &mut Body) {
+unsafe fn lua_frame(walk: &mut Walk, body: &mut Body) {
     let at = walk.base;
     let layout = &walk.process.layout;
     let bottom = walk.stack + u64::from(layout.frame_size);
     // The bottom of a Lua stack is a dummy frame whose function is the thread itself.
     if at <= bottom {
         if at < bottom {
-            header.flags |= flag::BROKEN_CHAIN;
+            broken(walk, body);
         }
         walk.phase = phase::PARENT;
         return;
     }
     // SAFETY: the buffer holds more than 4 words.
     if !unsafe { read_user(walk.words.as_mut_ptr().cast(), 32, at - 32) } {
-        header.flags |= flag::BROKEN_CHAIN;
+        broken(walk, body);
         walk.phase = phase::PARENT;
         return;
     }
@@ -798,7 +809,7 @@ unsafe fn lua_frame(walk: &mut Walk, header: &mut Header, body: &mut Body) {
         numbers: [instruction, 0, 0, 0],
     };
     if below >= at || below < bottom {
-        header.flags |= flag::BROKEN_CHAIN;
+        broken(walk, body);
         walk.phase = phase::PARENT;
     } else {
         walk.base = below;

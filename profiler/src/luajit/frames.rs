@@ -28,6 +28,9 @@ pub struct Activation {
     pub frames: Vec<LuaFrame>,
     /// Frames are missing before this index of `frames`: the probe's limit was reached.
     pub cut: Option<usize>,
+    /// Frames are missing behind the outermost ones: the chain of C frames or of Lua frames leads nowhere, or further than
+    /// the probe follows it.
+    pub broken: bool,
     /// Frames may be missing before the innermost one: the interpreter was between two frames, where none of its registers
     /// tells.
     pub leaf_unknown: bool,
@@ -177,6 +180,7 @@ pub fn activations(entries: &[Entry], cut: Option<usize>, pc: u64) -> Vec<Activa
                 cframes: Vec::new(),
                 frames: Vec::new(),
                 cut: None,
+                broken: false,
                 leaf_unknown: false,
             });
             continue;
@@ -199,6 +203,7 @@ pub fn activations(entries: &[Entry], cut: Option<usize>, pc: u64) -> Vec<Activa
                 cframes: Vec::new(),
                 frames: Vec::new(),
                 cut: Some(0),
+                broken: false,
                 leaf_unknown: false,
             });
         }
@@ -211,6 +216,7 @@ pub fn activations(entries: &[Entry], cut: Option<usize>, pc: u64) -> Vec<Activa
                 nres: entry.numbers[0].cast_signed(),
             }),
             entry::FRAME => raw.push(Raw { entry: *entry, behind_cut }),
+            entry::BROKEN => activation.broken = true,
             _ => {}
         }
     }
@@ -309,7 +315,7 @@ fn finish(activation: Option<&mut Activation>, raw: &mut Vec<Raw>, register: u64
     let cut = raw.iter().position(|raw| raw.behind_cut);
     let (mut places, used) = place(raw, &activation.cframes, 0);
     // The C frame of a call that has no Lua frame yet, or no longer, while the VM is entered or left.
-    let entering = cut.is_none() && used + 1 == activation.cframes.len();
+    let entering = cut.is_none() && !activation.broken && used + 1 == activation.cframes.len();
     if entering {
         places = place(raw, &activation.cframes, 1).0;
         known = Known::SavePc;

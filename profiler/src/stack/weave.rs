@@ -56,6 +56,8 @@ pub enum Missing {
     TooDeep,
     /// The interpreter was between two Lua frames, and none of its registers said which.
     LuaLeaf,
+    /// A link of a Lua stack leads nowhere: the frames below it are not known, and whether those shown there are its own.
+    LuaLink,
     /// The VM's assembly runs, but no activation of the VM was found.
     NoActivation,
 }
@@ -229,13 +231,13 @@ impl<N: Native> Weaver<'_, N> {
 
     /// Sets the registers to those of the caller of a C frame's owner.
     fn leave(&mut self, cframe: u64, entered: Entered) -> bool {
-        let word = |offset| self.sample.stack.word(cframe + offset);
+        let word = |offset| self.sample.stack.word(cframe.wrapping_add(offset));
         // `saveregs` of `vm_x64.dasc`: rbp, rbx, r15, r14 are pushed below the return address.
         let (Some(ip), Some(bp), Some(bx), Some(r15), Some(r14)) = (word(72), word(64), word(56), word(48), word(40))
         else {
             return false;
         };
-        let mut caller = Registers::new(CodeAddress::Return(ip), cframe + CFRAME_SIZE);
+        let mut caller = Registers::new(CodeAddress::Return(ip), cframe.wrapping_add(CFRAME_SIZE));
         for (register, value) in [(Register::Bp, bp), (Register::Bx, bx), (Register::R15, r15), (Register::R14, r14)] {
             caller.set(register, value);
         }
@@ -279,9 +281,14 @@ impl<N: Native> Weaver<'_, N> {
                 self.pieces.push(Piece::Missing(Missing::LuaCut));
                 self.emit(index, cut..frames.end);
             }
-            _ => self.emit(index, frames),
+            _ => self.emit(index, frames.clone()),
         }
         self.next.1 += 1;
+        if activation.broken && self.next.1 == activation.cframes.len() {
+            // What is left runs in C frames that are not known.
+            self.pieces.push(Piece::Missing(Missing::LuaLink));
+            self.emit(index, frames.end..activation.frames.len());
+        }
     }
 
     fn emit(&mut self, activation: usize, frames: Range<usize>) {
@@ -303,7 +310,7 @@ impl<N: Native> Weaver<'_, N> {
             return false;
         }
         self.registers.code = CodeAddress::Return(back);
-        self.registers.set(Register::Sp, sp + 8);
+        self.registers.set(Register::Sp, sp.wrapping_add(8));
         true
     }
 
@@ -315,20 +322,21 @@ impl<N: Native> Weaver<'_, N> {
     fn pass_unknown_cframe(&mut self) -> bool {
         let sp = self.registers.sp();
         let known = self.next_cframe();
-        let above = |sp: u64| known.is_none_or(|known| known >= sp + CFRAME_SIZE);
+        let above = |sp: u64| known.is_none_or(|known| known >= sp.saturating_add(CFRAME_SIZE));
         if let CodeAddress::Instruction(ip) = self.registers.code
             && let Some(pushed) = self.pushed_words(ip)
         {
-            let Some(back) = self.sample.stack.word(sp + pushed * 8) else { return false };
+            let Some(back) = self.sample.stack.word(sp.wrapping_add(pushed * 8)) else { return false };
             if !matches!(self.native.code(back.wrapping_sub(1)), Code::Native | Code::FfiCall | Code::Assembly) {
                 return false;
             }
-            let mut caller = Registers::new(CodeAddress::Return(back), sp + (pushed + 1) * 8);
+            let mut caller = Registers::new(CodeAddress::Return(back), sp.wrapping_add((pushed + 1) * 8));
             // Of the registers, in the order that they are pushed, some are still in place.
             for (number, register) in [Register::Bp, Register::Bx, Register::R15, Register::R14].into_iter().enumerate()
             {
                 let number = number as u64;
-                let saved = (number < pushed.min(4)).then(|| self.sample.stack.word(sp + (pushed - 1 - number) * 8));
+                let saved = (number < pushed.min(4))
+                    .then(|| self.sample.stack.word(sp.wrapping_add((pushed - 1 - number) * 8)));
                 if let Some(value) = saved.unwrap_or(self.registers.get(register)) {
                     caller.set(register, value);
                 }
@@ -344,7 +352,7 @@ impl<N: Native> Weaver<'_, N> {
         if known == Some(sp) || !above(sp) {
             return false;
         }
-        let Some(ip) = self.sample.stack.word(sp + CFRAME_SIZE - 8) else { return false };
+        let Some(ip) = self.sample.stack.word(sp.wrapping_add(CFRAME_SIZE - 8)) else { return false };
         let caller = self.native.code(ip.wrapping_sub(1));
         if !matches!(caller, Code::Native | Code::FfiCall) || !self.is_behind_call(ip) {
             return false;
@@ -424,11 +432,11 @@ impl<N: Native> Weaver<'_, N> {
     fn return_from(&mut self, pushed: bool) -> bool {
         let (sp, stack) = (self.registers.sp(), self.sample.stack);
         let words = u64::from(pushed);
-        let Some(back) = stack.word(sp + words * 8) else { return false };
+        let Some(back) = stack.word(sp.wrapping_add(words * 8)) else { return false };
         if pushed && let Some(bp) = stack.word(sp) {
             self.registers.set(Register::Bp, bp);
         }
-        self.registers.set(Register::Sp, sp + (words + 1) * 8);
+        self.registers.set(Register::Sp, sp.wrapping_add((words + 1) * 8));
         self.registers.code = CodeAddress::Return(back);
         true
     }
@@ -488,5 +496,97 @@ impl<N: Native> Weaver<'_, N> {
         }
         self.pieces.push(Piece::Missing(if cut { Missing::NativeCut } else { Missing::NativeRoot(stop) }));
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use luaflame_ebpf::{Entry, Header, entry, frame};
+
+    use super::*;
+    use crate::luajit::frames::activations;
+    use crate::probe::sample::StackCopy;
+
+    /// The VM's assembly below 0x1000, native code whose frames are a return address below 0x2000, nothing else.
+    struct Process;
+
+    impl Native for Process {
+        fn code(&mut self, address: u64) -> Code {
+            match address {
+                0..0x1000 => Code::Assembly,
+                0x1000..0x2000 => Code::Native,
+                _ => Code::None,
+            }
+        }
+
+        fn instructions(&mut self, _address: u64, _buffer: &mut [u8]) -> usize {
+            0
+        }
+
+        fn step(
+            &mut self,
+            registers: &mut Registers,
+            word: &mut dyn FnMut(u64) -> Option<u64>,
+        ) -> Result<Step, StepError> {
+            let sp = registers.sp();
+            let back = word(sp).filter(|back| *back != 0);
+            let Some(back) = back else { return Ok(Step::Root) };
+            *registers = Registers::new(CodeAddress::Return(back), sp.wrapping_add(8));
+            Ok(Step::Caller(registers.code))
+        }
+    }
+
+    /// The pieces of a sample of these entries, all of the first activation, with this stack from SP up.
+    fn woven(ip: u64, sp: u64, entries: &[Entry], stack: &[u64]) -> Vec<Piece> {
+        let mut header = Header::default();
+        (header.registers.ip, header.registers.sp) = (ip, sp);
+        let bytes: Vec<u8> = stack.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let stack = StackCopy { leaf_address: sp, leaf: &bytes, root_address: 0, root: &[] };
+        let owner = 1 << frame::ACTIVATION_SHIFT;
+        let entries: Vec<Entry> = entries.iter().map(|entry| Entry { flags: owner, ..*entry }).collect();
+        let sample = Sample { header: &header, entries, cut: None, kernel: Vec::new(), stack };
+        weave(&sample, &activations(&sample.entries, None, 0), &mut Process)
+    }
+
+    const SP: u64 = 0x7000;
+    const ACTIVATION: Entry =
+        Entry { kind: entry::ACTIVATION, ffid: 0, flags: 0, slot: 0, words: [0; 5], numbers: [0; 4] };
+
+    fn cframe(address: u64) -> Entry {
+        Entry { kind: entry::CFRAME, words: [address, 0, 0, 0, 0], ..ACTIVATION }
+    }
+
+    /// A C function called from C (`FRAME_C`), or by `pcall` (`FRAME_PCALL`).
+    fn called(slot: u32, link: u64) -> Entry {
+        Entry { kind: entry::FRAME, ffid: 1, slot, words: [link, 0, 0, 0, 0], ..ACTIVATION }
+    }
+
+    /// A C frame at SP, whose owner was called from native code at the root.
+    fn stack() -> [u64; 11] {
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0x1500, 0]
+    }
+
+    #[test]
+    fn frames_below_a_link_that_leads_nowhere_are_said_to_be_missing() {
+        let native = Piece::Native { address: 0x14ff };
+        let whole = woven(0x500, SP, &[ACTIVATION, cframe(SP), called(4, 17)], &stack());
+        assert_eq!(whole, [Piece::Lua { activation: 0, frames: 0..1 }, native.clone()]);
+        let broken = Entry { kind: entry::BROKEN, ..ACTIVATION };
+        let pieces = woven(0x500, SP, &[ACTIVATION, cframe(SP), called(9, 22), broken], &stack());
+        let missing = Piece::Missing(Missing::LuaLink);
+        assert_eq!(pieces, [Piece::Lua { activation: 0, frames: 0..1 }, missing.clone(), native.clone()]);
+        let pieces = woven(0x500, SP, &[ACTIVATION, cframe(SP), broken, called(9, 17), called(4, 17)], &stack());
+        let frames = |frames| Piece::Lua { activation: 0, frames };
+        assert_eq!(pieces, [frames(0..1), missing, frames(1..2), native], "frames of a C frame that is not known");
+    }
+
+    #[test]
+    fn a_stack_pointer_may_be_anything() {
+        for sp in [0, 8, u64::MAX - 7, u64::MAX - 40, u64::MAX - 79, u64::MAX] {
+            for ip in [0x500, 0x1500, 0x2500] {
+                let pieces = woven(ip, sp, &[ACTIVATION, cframe(u64::MAX - 15), called(4, 17)], &stack());
+                assert!(!pieces.is_empty());
+            }
+        }
     }
 }
