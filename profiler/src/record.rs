@@ -58,6 +58,8 @@ pub struct Progress<'a> {
 /// How often records are read. The probe sends a wake-up when a quarter of the ring buffer is full, so nothing is lost by
 /// waiting.
 const READ_EVERY: Duration = Duration::from_millis(20);
+/// How long records that are left when sampling has ended are read.
+const READ_AT_THE_END: Duration = Duration::from_secs(5);
 /// How often the observer is told.
 const OBSERVE_EVERY: Duration = Duration::from_millis(100);
 
@@ -95,14 +97,11 @@ pub fn record(
     };
     let start = Instant::now();
     let mut observed = start;
-    while !stop.load(Ordering::Relaxed) && targets.any_alive() {
-        let now = Instant::now();
-        let left = options.duration.map(|duration| duration.saturating_sub(now - start));
-        if left == Some(Duration::ZERO) {
-            break;
-        }
-        wait(&probe, left.map_or(READ_EVERY, |left| left.min(READ_EVERY)));
-        targets.read(&mut probe);
+    let left = || options.duration.map(|duration| duration.saturating_sub(start.elapsed()));
+    let is_over = || stop.load(Ordering::Relaxed) || left() == Some(Duration::ZERO);
+    while !is_over() && targets.any_alive() {
+        wait(&probe, left().map_or(READ_EVERY, |left| left.min(READ_EVERY)));
+        targets.read(&mut probe, is_over);
         if observed.elapsed() >= OBSERVE_EVERY {
             observed = Instant::now();
             observe(&Progress {
@@ -115,8 +114,11 @@ pub fn record(
     }
     targets.profile.meta.seconds = start.elapsed().as_secs_f64();
     probe.stop()?;
-    targets.read(&mut probe);
-    targets.profile.counters.lost = probe.counters().lost;
+    let stopped = Instant::now();
+    targets.read(&mut probe, || stopped.elapsed() >= READ_AT_THE_END);
+    // Those for which there was no room, those left, and those of processes that had exited before they were read.
+    let counters = &mut targets.profile.counters;
+    counters.lost = probe.counters().samples.saturating_sub(counters.samples);
     targets.profile.counters.own_cpu = own_cpu() - cpu;
     Ok(targets.profile)
 }

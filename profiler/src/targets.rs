@@ -162,11 +162,14 @@ impl Targets {
         frame.name.as_deref().or(frame.file.as_deref())
     }
 
-    /// Reads all records that are waiting.
-    pub fn read(&mut self, probe: &mut Probe) {
+    /// Reads the records that are waiting, until there is none or `enough` says so: a program may make samples faster than
+    /// they can be read.
+    pub fn read(&mut self, probe: &mut Probe, enough: impl Fn() -> bool) {
         // New VMs that samples have shown, to be told to the probe once the ring buffer is not borrowed.
         let mut changed = Vec::new();
-        while let Some(bytes) = probe.next_record() {
+        while !enough()
+            && let Some(bytes) = probe.next_record()
+        {
             changed.extend(self.take(&bytes));
         }
         changed.sort_unstable();
@@ -232,7 +235,6 @@ impl Targets {
     fn sample(&mut self, sample: &Sample<'_>) -> bool {
         let Some(target) = self.targets.get_mut(&sample.header.tgid) else {
             *self.profile.counters.reasons.entry(UNREADABLE.to_owned()).or_default() += 1;
-            self.profile.counters.lost += 1;
             return false;
         };
         let mut changed = false;

@@ -4,6 +4,9 @@
 //! local variable, an upvalue, a global, a field. This needs the enclosing prototype, which often is gone (that of a
 //! module's main chunk is garbage once the module is loaded), and no source.
 
+use indexmap::IndexMap;
+use rustc_hash::FxBuildHasher;
+
 use super::bytecode::op;
 use super::layout::Layout;
 use super::memory::Memory;
@@ -19,19 +22,31 @@ const LOOK_BACK: u32 = 64;
 
 /// Every function that `parent` creates: the address of its prototype, and its name if it has one.
 ///
-/// A prototype that is created at several places under different names has none.
-pub fn children(memory: &dyn Memory, layout: &Layout, parent: &Proto) -> Vec<(u64, Option<String>)> {
-    let mut found: Vec<(u64, Option<String>)> = Vec::new();
+/// A prototype that is created at several places under different names has none. Looks at no more than `*budget` places and
+/// lowers it by their number.
+pub fn children(
+    memory: &dyn Memory,
+    layout: &Layout,
+    parent: &Proto,
+    budget: &mut usize,
+) -> IndexMap<u64, Option<String>, FxBuildHasher> {
+    let mut found = IndexMap::<_, _, FxBuildHasher>::default();
     for index in 1..parent.sizebc {
         let Some(instruction) = parent.instruction(index).filter(|instruction| instruction.op() == op::FNEW) else {
             continue;
         };
+        if *budget == 0 {
+            break;
+        }
+        *budget -= 1;
         let Some(child) = parent.constant(u32::from(instruction.d())) else { continue };
         let name = name_of(memory, layout, parent, index, instruction.a());
-        match found.iter_mut().find(|(address, _)| *address == child) {
-            Some((_, known)) if *known != name => *known = None,
+        match found.get_mut(&child) {
+            Some(known) if *known != name => *known = None,
             Some(_) => {}
-            None => found.push((child, name)),
+            None => {
+                found.insert(child, name);
+            }
         }
     }
     found
@@ -141,10 +156,10 @@ mod tests {
         image.put_reference(model, field(fields.varinfo), address + (k + uvinfo.len()) as u64);
         image.write(address + (k + uvinfo.len()) as u64, &varinfo);
         let proto = Proto::read(&image, layout, address).expect("well formed");
-        let children = children(&image, layout, &proto);
+        let children = children(&image, layout, &proto, &mut 100);
         assert_eq!(children.len(), 1);
-        assert_eq!(children[0].0, 0xc0de);
-        children[0].1.clone()
+        assert!(children.contains_key(&0xc0de));
+        children[0].clone()
     }
 
     const fn ad(op: u8, a: u8, d: u16) -> u32 {

@@ -3,6 +3,7 @@
 //! Everything in `luajit` reads through [`Memory`], so that a live process, a captured sample and a test's byte buffer
 //! all serve it.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 /// A read that could not be done: the address is not mapped, not readable, or the process is gone.
@@ -72,6 +73,39 @@ pub trait Memory {
 impl<M: Memory + ?Sized> Memory for &M {
     fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
         (**self).read(address, buffer)
+    }
+}
+
+/// Memory of which no more than so much is read, so that what follows references through it comes to an end, whatever they
+/// say.
+pub struct Limited<'a> {
+    memory: &'a dyn Memory,
+    left: Cell<u64>,
+}
+
+impl<'a> Limited<'a> {
+    /// What a read of any size costs beside its bytes, in bytes that could be read in the same time.
+    const READ: u64 = 256;
+
+    /// Memory of which `bytes` may be read.
+    pub fn new(memory: &'a dyn Memory, bytes: u64) -> Limited<'a> {
+        Limited { memory, left: Cell::new(bytes) }
+    }
+
+    /// Whether a read has failed because of the limit.
+    pub fn is_used_up(&self) -> bool {
+        self.left.get() == 0
+    }
+}
+
+impl Memory for Limited<'_> {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let cost = Limited::READ + buffer.len() as u64;
+        self.left.set(self.left.get().saturating_sub(cost));
+        if self.is_used_up() {
+            return Err(ReadError { address, length: buffer.len() });
+        }
+        self.memory.read(address, buffer)
     }
 }
 

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use super::arch::Tag;
 use super::definition;
 use super::discover::Vm;
-use super::memory::Memory;
+use super::memory::{Limited, Memory};
 use super::object::{Function, FunctionKind, byte_at, read_reference};
 use super::proto::{Fingerprint, Proto};
 use super::source::SourceIndex;
@@ -30,10 +30,12 @@ use super::walk::{Walk, walk};
 
 /// Prototypes looked at to find those defined in them.
 const MAX_PROTOS: usize = 20_000;
+/// Bytes that are read for all names of a VM, or for all definitions: in both a second's worth at most.
+const MAX_READ: u64 = 256 << 20;
 /// Upvalues of one function that are looked at.
 const MAX_UPVALUES: u32 = 60;
-/// Source files kept.
-const MAX_FILES: usize = 10_000;
+/// Bytes of what is kept of source files.
+const MAX_SOURCES: usize = 16 << 20;
 
 /// The name of the code of a whole file or string.
 pub const MAIN_CHUNK: &str = "main chunk";
@@ -45,6 +47,8 @@ pub type ReadSource<'a> = dyn FnMut(&str) -> Option<Arc<[u8]>> + 'a;
 #[derive(Debug, Default)]
 pub struct Sources {
     files: HashMap<Vec<u8>, SourceIndex>,
+    /// Bytes that they take.
+    size: usize,
 }
 
 impl Sources {
@@ -59,10 +63,13 @@ impl Sources {
             } else {
                 proto.chunk.source().map(SourceIndex::new)
             };
-            if self.files.len() >= MAX_FILES {
-                self.files.clear();
+            let index = index.unwrap_or_default();
+            let size = 2 * size_of::<(Vec<u8>, SourceIndex)>() + text.len() + index.size();
+            if self.size + size > MAX_SOURCES {
+                *self = Sources::default();
             }
-            self.files.insert(text.clone(), index.unwrap_or_default());
+            self.size += size;
+            self.files.insert(text.clone(), index);
         }
         self.files.get(text)?.name(proto.firstline, last).cloned()
     }
@@ -93,9 +100,10 @@ pub struct Names {
 impl Names {
     /// Walks the VM for names. Takes some milliseconds, bounded by the number of table entries looked at (200,000).
     pub fn read(memory: &dyn Memory, vm: &Vm) -> Names {
+        let memory = &Limited::new(memory, MAX_READ);
         let mut names = Names::default();
         let Walk { functions, unnamed, complete } = walk(memory, vm);
-        names.complete = complete;
+        names.complete = complete && !memory.is_used_up();
         let mut fast = BTreeMap::new();
         let mut code: HashMap<u64, Vec<Arc<str>>> = HashMap::new();
         let mut found: Vec<&(Function, Arc<str>)> = functions.values().collect();
@@ -303,7 +311,9 @@ fn last_part(name: &str) -> &str {
 /// Names by definition of all prototypes that can be found from the given functions: those that they define, those of the
 /// functions in their upvalues, and so on.
 fn defined(memory: &dyn Memory, vm: &Vm, closures: &[Function]) -> OfPrototypes {
+    let memory = &Limited::new(memory, MAX_READ);
     let layout = &vm.layout;
+    let mut definitions = MAX_PROTOS;
     let mut created: HashMap<u64, Option<String>> = HashMap::new();
     let mut captured: HashMap<u64, Option<String>> = HashMap::new();
     let mut fingerprints: HashMap<u64, Fingerprint> = HashMap::new();
@@ -331,7 +341,7 @@ fn defined(memory: &dyn Memory, vm: &Vm, closures: &[Function]) -> OfPrototypes 
             }
             let Ok(proto) = Proto::read(memory, layout, address) else { continue };
             fingerprints.insert(address, proto.fingerprint());
-            for (child, name) in definition::children(memory, layout, &proto) {
+            for (child, name) in definition::children(memory, layout, &proto, &mut definitions) {
                 merge(&mut created, child, name);
                 protos.push(child);
             }

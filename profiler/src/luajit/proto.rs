@@ -10,14 +10,19 @@ use super::object::{ObjectError, Text, byte_at, reference_at, u32_at};
 
 /// Bytes of a chunk name that are read; only source text given as a chunk name is ever longer.
 pub const MAX_CHUNK_NAME: usize = 64 << 10;
-/// Bytes of a prototype with its bytecode and debug information that are read; a larger one is refused.
-const MAX_SIZE: u32 = 16 << 20;
+/// Bytes of a prototype with its bytecode and debug information that are read; a larger one is refused. Real ones have some
+/// hundred bytes, and the number of constants limits them to a few hundred thousand.
+const MAX_SIZE: u32 = 4 << 20;
 /// `LUA_IDSIZE`: Lua shows chunk names of source text shortened to this.
 const ID_SIZE: usize = 60;
 /// `firstline` of LuaJIT's own functions written in Lua.
 const BUILTIN: u32 = !0;
 /// Variable names are at most this long to be believed.
 const MAX_NAME: usize = 1024;
+/// Bytes of the information on variables that are looked at: some thousand variables.
+const MAX_VARINFO: usize = 32 << 10;
+/// Bytes of a path or name that are shown; a path of more than four times that cannot be opened.
+const MAX_SHOWN: usize = 1024;
 
 /// What recognises a prototype whose address may have been reused since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -145,6 +150,11 @@ impl Proto {
         }
     }
 
+    /// Bytes of memory that this copy takes, roughly.
+    pub fn size(&self) -> usize {
+        size_of::<Proto>() + self.bytes.len() + self.chunk.text.bytes.len()
+    }
+
     /// What to compare with the copy that was taken with a sample.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
@@ -240,6 +250,7 @@ impl Proto {
         /// `VARNAME__MAX`: names below this are LuaJIT's own.
         const OWN_NAMES: u8 = 7;
         let mut rest = self.bytes.get(self.varinfo?..)?;
+        rest = &rest[..rest.len().min(MAX_VARINFO)];
         let mut slot = slot;
         let mut start = 0_u32;
         loop {
@@ -322,8 +333,10 @@ impl ChunkName {
     pub fn shown(&self) -> Cow<'_, str> {
         let bytes = &self.text.bytes;
         match bytes.first() {
-            _ if self.builtin => format!("[builtin:{}]", self.text.text()).into(),
-            Some(b'@' | b'=') => String::from_utf8_lossy(&bytes[1..]),
+            _ if self.builtin => {
+                format!("[builtin:{}]", String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_SHOWN)])).into()
+            }
+            Some(b'@' | b'=') => String::from_utf8_lossy(&bytes[1..bytes.len().min(MAX_SHOWN)]),
             _ => {
                 let line = bytes.iter().take(ID_SIZE - 12).take_while(|&&byte| byte >= b' ').count();
                 if line == bytes.len() && !self.text.cut {

@@ -8,12 +8,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Files larger than this are not looked at.
-const MAX_SOURCE: usize = 8 << 20;
+/// Source texts larger than this are not looked at: a token takes up to 32 times its bytes.
+pub const MAX_SOURCE: usize = 2 << 20;
 /// Deeper nesting than this is not Lua that LuaJIT could have compiled.
 const MAX_DEPTH: usize = 1000;
 /// Parts of a dotted name.
 const MAX_PARTS: usize = 8;
+/// Bytes of a name; a longer one is none.
+const MAX_NAME: usize = 500;
 
 /// Names by first and last line; `None` for a function without a name, and for lines that several functions share.
 type Definitions = HashMap<(u32, u32), Option<Arc<str>>>;
@@ -31,6 +33,12 @@ impl SourceIndex {
             return SourceIndex::default();
         }
         SourceIndex { definitions: definitions(&tokens(source)).unwrap_or_default() }
+    }
+
+    /// Bytes of memory that it takes, roughly.
+    pub fn size(&self) -> usize {
+        let names = self.definitions.values().flatten().map(|name| name.len());
+        self.definitions.len() * 2 * size_of::<((u32, u32), Option<Arc<str>>)>() + names.sum::<usize>()
     }
 
     /// The name of the function that begins and ends at these lines: `a.b.c`, `a.b:c`, `f`.
@@ -72,6 +80,7 @@ fn definitions(tokens: &[(Token<'_>, u32)]) -> Option<Definitions> {
         match token {
             Token::Word(b"function") => {
                 let (name, first) = function(tokens, index, &open)?;
+                let name = name.filter(|name| name.len() <= MAX_NAME);
                 open.push(Open::Function(first.unwrap_or(line), name.map(Arc::from)));
             }
             Token::Word(b"do" | b"if") => open.push(Open::Block),
@@ -86,7 +95,11 @@ fn definitions(tokens: &[(Token<'_>, u32)]) -> Option<Definitions> {
             },
             Token::Mark(b'(') => open.push(Open::Bracket(b')')),
             Token::Mark(b'[') => open.push(Open::Bracket(b']')),
-            Token::Mark(b'{') => open.push(Open::Table(assigned(tokens, index, &open))),
+            Token::Mark(b'{') => {
+                // A name that is too long makes names that are too long.
+                let name = assigned(tokens, index, &open);
+                open.push(Open::Table(name.map(|name| name[..name.floor_char_boundary(MAX_NAME + 1)].to_owned())));
+            }
             Token::Mark(close @ (b')' | b']')) => {
                 matches!(open.pop()?, Open::Bracket(expected) if expected == close).then_some(())?;
             }

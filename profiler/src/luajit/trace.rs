@@ -436,6 +436,16 @@ impl Trace {
         self.prototypes = prototypes.into();
     }
 
+    /// Bytes of memory that this copy takes.
+    pub(super) fn size(&self) -> usize {
+        size_of::<Trace>()
+            + size_of_val(&*self.snapshots)
+            + size_of_val(&*self.map)
+            + size_of_val(&*self.constants)
+            + size_of_val(&*self.functions)
+            + size_of_val(&*self.prototypes)
+    }
+
     /// The trace's number in this VM (`traceno`); numbers are given again after traces have been flushed.
     pub fn number(&self) -> u16 {
         self.header.number

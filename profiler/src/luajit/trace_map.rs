@@ -17,10 +17,10 @@ use super::trace::{Header, ParentExit, REF_BIAS, Trace, parent_exit};
 const MAX_TRACES: u32 = 1 << 16;
 /// How many headers may be read again, over time, for each address that no trace is found for.
 const REREAD_PER_MISS: usize = 64;
-/// Traces kept that were read from copies.
-const MOST_COPIED: usize = 4096;
 /// How many parents of a side trace are read for what it inherits from them.
 const MAX_PARENTS: usize = 64;
+/// Bytes of the traces that are kept: some thousand ordinary ones. When there are more, they start afresh.
+const MAX_BYTES: usize = 16 << 20;
 
 /// The traces of one VM, by the addresses of their machine code.
 ///
@@ -39,6 +39,8 @@ pub struct TraceMap {
     traces: BTreeMap<u64, Entry>,
     /// Traces read from copies, by their marks.
     copied: FxHashMap<u64, Arc<Trace>>,
+    /// Bytes of traces read since they last started afresh.
+    bytes: usize,
     exit_stubs: ExitStubs,
     /// Misses since all headers were read.
     misses: usize,
@@ -62,6 +64,7 @@ impl TraceMap {
             table: Vec::new(),
             traces: BTreeMap::new(),
             copied: FxHashMap::default(),
+            bytes: 0,
             exit_stubs: ExitStubs::default(),
             misses: 0,
         }
@@ -119,9 +122,7 @@ impl TraceMap {
         }
         let guards = self.guards_of(number);
         let trace = Arc::new(Trace::read(memory, &self.layout, self.vm(), header, None, &guards)?);
-        if self.copied.len() >= MOST_COPIED {
-            self.copied.clear();
-        }
+        self.make_room(Some(&trace));
         self.copied.insert(mark, Arc::clone(&trace));
         Some(trace)
     }
@@ -183,9 +184,20 @@ impl TraceMap {
             let header = entry.header;
             let guards = self.guards_of(header.number);
             parent = Trace::read(memory, &self.layout, self.vm(), header, parent.as_deref(), &guards).map(Arc::new);
+            self.make_room(parent.as_deref());
             self.traces.get_mut(&start)?.trace.clone_from(&parent);
         }
         parent
+    }
+
+    /// Starts afresh when what is kept takes too much memory, before this is.
+    fn make_room(&mut self, trace: Option<&Trace>) {
+        self.bytes += trace.map_or(0, Trace::size);
+        if self.bytes > MAX_BYTES {
+            self.traces.values_mut().for_each(|entry| entry.trace = None);
+            self.copied.clear();
+            self.bytes = 0;
+        }
     }
 
     /// Start of the machine code of the trace with this number, if it was there when the table was read last.

@@ -19,6 +19,7 @@ use crate::luajit::names::{Names, Sources};
 use crate::luajit::object::{Function, FunctionKind};
 use crate::luajit::proto::Proto;
 use crate::luajit::snapshot::TraceFrame;
+use crate::luajit::source::MAX_SOURCE;
 use crate::luajit::trace::Position;
 use crate::native::kernel::KernelSymbols;
 use crate::native::symbols::{NativeFrame, Symbolizer};
@@ -49,8 +50,11 @@ impl Symbols {
 /// What is remembered of a process's Lua functions.
 #[derive(Default)]
 pub struct LuaFunctions {
-    /// By prototype as the probe saw it: one whose memory has been reused is another one.
+    /// By prototype as the probe saw it: one whose memory has been reused is another one. When they take too much memory,
+    /// they start afresh.
     prototypes: FxHashMap<Prototype, Arc<LuaFunction>>,
+    /// Bytes that they take.
+    size: usize,
     /// Names of each VM, by its `global_State`.
     names: FxHashMap<u64, VmNames>,
     /// The VM whose names were read last, and when names may be read again: reading takes milliseconds, and a server may
@@ -72,8 +76,8 @@ const NAMES_SHARE: u32 = 50;
 const NAMES_PAUSE: Duration = Duration::from_secs(1);
 /// Most VMs of a process whose names are kept.
 const MOST_VMS: usize = 256;
-/// Larger source files are not looked at.
-const MOST_SOURCE: u64 = 8 << 20;
+/// Most bytes that the functions of a process take: 50,000 ordinary ones.
+const MOST_BYTES: usize = 64 << 20;
 
 /// A Lua function: all closures of one prototype.
 struct LuaFunction {
@@ -82,6 +86,19 @@ struct LuaFunction {
     first_line: u32,
     /// Its bytecode and lines; `None` when its memory had been reused before it could be read.
     proto: Option<Proto>,
+}
+
+impl LuaFunctions {
+    fn keep(&mut self, seen: Prototype, function: Arc<LuaFunction>) {
+        let size = 2 * size_of::<Prototype>() + size_of::<LuaFunction>() + function.file.len();
+        let size = size + function.proto.as_ref().map_or(0, Proto::size);
+        if self.size + size > MOST_BYTES {
+            self.prototypes.clear();
+            self.size = 0;
+        }
+        self.size += size;
+        self.prototypes.insert(seen, function);
+    }
 }
 
 /// A stack being resolved.
@@ -482,7 +499,7 @@ impl Resolver<'_> {
         let size = u64::from(self.view.lua.as_ref()?.layout.proto.size);
         let function = Arc::new(self.read(global, seen.code.checked_sub(size)?, seen));
         let known = function.proto.is_some();
-        self.functions.prototypes.insert(seen, Arc::clone(&function));
+        self.functions.keep(seen, Arc::clone(&function));
         known.then_some(function)
     }
 
@@ -590,11 +607,11 @@ fn source_text(process: &Process, path: &str) -> Option<Arc<[u8]>> {
         process.file_in_root(&process.working_directory().ok()?.join(path))
     };
     let file = file.ok()?;
-    if file.metadata().ok()?.len() > MOST_SOURCE {
+    if file.metadata().ok()?.len() > MAX_SOURCE as u64 {
         return None;
     }
     let mut text = Vec::new();
-    file.take(MOST_SOURCE).read_to_end(&mut text).ok()?;
+    file.take(MAX_SOURCE as u64).read_to_end(&mut text).ok()?;
     Some(text.into())
 }
 

@@ -511,6 +511,10 @@ mod tests {
     struct Process;
 
     impl Native for Process {
+        fn model(&self) -> Model {
+            Model::Gc64
+        }
+
         fn code(&mut self, address: u64) -> Code {
             match address {
                 0..0x1000 => Code::Assembly,
