@@ -52,15 +52,25 @@ impl Luaflame {
     /// # Errors
     /// When it is not there or cannot be started.
     pub fn start<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Luaflame> {
+        Luaflame::spawn(Command::new(program()), arguments)
+    }
+
+    /// Starts it with a limit on its memory, in bytes; it does not survive asking for more.
+    ///
+    /// # Errors
+    /// As [`Luaflame::start`].
+    pub fn start_limited<S: AsRef<OsStr>>(memory: u64, arguments: &[S]) -> Result<Luaflame> {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--data={memory}")).arg(program());
+        Luaflame::spawn(command, arguments)
+    }
+
+    fn spawn<S: AsRef<OsStr>>(mut command: Command, arguments: &[S]) -> Result<Luaflame> {
         let program = program();
         ensure!(program.is_file(), "there is no {}: run `cargo build --release -p luaflame`", program.display());
         let (stdout, stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
         let process = Running::spawn(
-            Command::new(program)
-                .args(arguments)
-                .stdin(Stdio::null())
-                .stdout(stdout.try_clone()?)
-                .stderr(stderr.try_clone()?),
+            command.args(arguments).stdin(Stdio::null()).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?),
         )?;
         Ok(Luaflame { process, stdout, stderr })
     }

@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod setup;
 mod shell;
 mod table;
@@ -28,11 +29,13 @@ enum Task {
     Demo(demo::Arguments),
     /// Build the probe and put it in its place in the source tree
     Ebpf(ebpf::Arguments),
+    /// Feed the decoders inputs that are made to break them
+    Fuzz(fuzz::Arguments),
     /// Measure what profiling costs, luaflame and others side by side
     Bench(bench::Arguments),
     /// Hold the stacks of programs whose call graph is known against it, on builds of LuaJIT and in modes
     Truth(truth::Arguments),
-    /// Run every check: format, lints, the probe, unit tests, documentation, tests on real programs
+    /// Run every check: format, lints, the probe, unit tests, documentation, fuzzing, tests on real programs
     Test,
 }
 
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::everything(),
         Task::Demo(arguments) => demo::task(&arguments),
         Task::Ebpf(arguments) => ebpf::task(&arguments),
+        Task::Fuzz(arguments) => fuzz::task(&arguments),
         Task::Bench(arguments) => bench::task(&arguments),
         Task::Truth(arguments) => truth::task(&arguments),
         Task::Test => test::task(),

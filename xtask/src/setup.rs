@@ -26,6 +26,7 @@ const COMPILER: Packages = Packages {
     names: &["gcc", "make", "libc6-dev"],
     purpose: "a C compiler, for the LuaJIT builds that the tests profile",
 };
+const FUZZING: Packages = Packages { names: &["g++"], purpose: "a C++ compiler, for the engine of the fuzz targets" };
 const MEASURING: Packages = Packages { names: &["linux-perf"], purpose: "perf, the profiler to compare with" };
 const PROBE: Packages = Packages {
     names: &["rustc-web", "cargo-web", "rust-web-src", "llvm-22-dev", "llvm-22", "libzstd-dev", "zlib1g-dev"],
@@ -40,7 +41,7 @@ pub const BPF_LINKER: &str = "0.13.0";
 /// # Errors
 /// When something is missing and cannot be installed.
 pub fn everything() -> Result<()> {
-    install(&[NGINX, COMPILER, MEASURING, PROBE])?;
+    install(&[NGINX, COMPILER, FUZZING, MEASURING, PROBE])?;
     luajit()?;
     bpf_linker()?;
     eprintln!("everything that the tasks need is there");
@@ -62,6 +63,14 @@ pub fn for_demo() -> Result<()> {
 pub fn for_tests() -> Result<()> {
     install(&[NGINX, COMPILER])?;
     luajit().map(drop)
+}
+
+/// What `cargo xtask fuzz` needs.
+///
+/// # Errors
+/// As [`everything`].
+pub fn for_fuzzing() -> Result<()> {
+    install(&[FUZZING])
 }
 
 /// What `cargo xtask bench` needs.

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::shell::{cargo, interrupted, is_root, luaflame, run};
-use crate::{ebpf, setup};
+use crate::{ebpf, fuzz, setup};
 
 type Check = fn() -> Result<()>;
 
@@ -12,12 +12,13 @@ type Check = fn() -> Result<()>;
 /// # Errors
 /// When a check fails, with the names of those that did.
 pub fn task() -> Result<()> {
-    let checks: [(&str, Check); 7] = [
+    let checks: [(&str, Check); 8] = [
         ("format", format),
         ("lints", lints),
         ("probe", || ebpf::task(&ebpf::Arguments { check: true })),
         ("unit tests", unit_tests),
         ("documentation", documentation),
+        ("fuzzing", fuzz::check),
         ("set-up of the programs to profile", setup::for_tests),
         ("end-to-end tests", end_to_end_tests),
     ];
@@ -46,7 +47,8 @@ pub fn task() -> Result<()> {
 
 fn format() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
-    run(cargo().args(["fmt", "--check", "--manifest-path", "profiler-ebpf/Cargo.toml"]))
+    run(cargo().args(["fmt", "--check", "--manifest-path", "profiler-ebpf/Cargo.toml"]))?;
+    run(cargo().args(["fmt", "--check", "--manifest-path", "profiler/fuzz/Cargo.toml"]))
 }
 
 fn lints() -> Result<()> {

@@ -1,4 +1,4 @@
-//! Memory images made by hand, for tests: pieces of memory, and Lua objects laid out in them.
+//! Memory images made by hand, for tests and fuzz targets: pieces of memory, and Lua objects laid out in them.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::memory::{Memory, ReadError, Region};
 
 /// Memory that consists of a few pieces; everything else is unreadable.
 #[derive(Debug, Clone)]
-pub(crate) struct Image {
+pub struct Image {
     pieces: Vec<(u64, Vec<u8>)>,
     next: u64,
 }
@@ -29,7 +29,7 @@ impl Memory for Image {
 }
 
 /// A tagged reference.
-pub(crate) fn reference(model: Model, tag: Tag, address: u64) -> u64 {
+pub fn reference(model: Model, tag: Tag, address: u64) -> u64 {
     match model {
         Model::Gc64 => (!(tag as u64) << 47) | address,
         Model::Gc32 => (!(tag as u64) << 32) | address,
@@ -37,10 +37,10 @@ pub(crate) fn reference(model: Model, tag: Tag, address: u64) -> u64 {
 }
 
 /// Where the VM's assembly is in every image.
-pub(crate) const CODE: u64 = 0x5555_0000_0000;
+pub const CODE: u64 = 0x5555_0000_0000;
 
 /// The layout of a build of 2022 of each model.
-pub(crate) fn of_each_model() -> [Arc<Layout>; 2] {
+pub fn of_each_model() -> [Arc<Layout>; 2] {
     Model::ALL.map(|model| {
         let wanted = |layout: &Layout| layout.model == model && layout.seen_in[0].contains("v2.1-20211210");
         Arc::new(Layout::all().into_iter().find(wanted).expect("a layout of 2022"))
@@ -49,7 +49,7 @@ pub(crate) fn of_each_model() -> [Arc<Layout>; 2] {
 
 impl Image {
     /// An empty image, for objects where the references of a build reach.
-    pub(crate) fn of(layout: &Layout) -> Image {
+    pub fn of(layout: &Layout) -> Image {
         let next = match layout.model {
             Model::Gc64 => 0x7f00_0000_0000,
             Model::Gc32 => 0x4000_0000,
@@ -57,8 +57,18 @@ impl Image {
         Image { pieces: Vec::new(), next }
     }
 
+    /// A piece at an address of its own.
+    pub fn insert(&mut self, address: u64, bytes: Vec<u8>) {
+        self.pieces.push((address, bytes));
+    }
+
+    /// The pieces: where they are, and what they hold.
+    pub fn pieces(&self) -> &[(u64, Vec<u8>)] {
+        &self.pieces
+    }
+
     /// Reserves zeroed memory for one more object, 16-byte aligned, with unreadable memory after it.
-    pub(crate) fn allocate(&mut self, size: usize) -> u64 {
+    pub fn allocate(&mut self, size: usize) -> u64 {
         let address = self.next;
         self.next = (address + size as u64 + 64).next_multiple_of(16);
         self.pieces.push((address, vec![0; size]));
@@ -66,7 +76,7 @@ impl Image {
     }
 
     /// Writes bytes into a piece.
-    pub(crate) fn write(&mut self, address: u64, value: &[u8]) {
+    pub fn write(&mut self, address: u64, value: &[u8]) {
         let (start, bytes) = self
             .pieces
             .iter_mut()
@@ -76,16 +86,18 @@ impl Image {
         bytes[offset..offset + value.len()].copy_from_slice(value);
     }
 
-    pub(crate) fn put_u32(&mut self, address: u64, value: u32) {
+    /// Writes a number into a piece.
+    pub fn put_u32(&mut self, address: u64, value: u32) {
         self.write(address, &value.to_le_bytes());
     }
 
-    pub(crate) fn put_u64(&mut self, address: u64, value: u64) {
+    /// Writes a number into a piece.
+    pub fn put_u64(&mut self, address: u64, value: u64) {
         self.write(address, &value.to_le_bytes());
     }
 
     /// Writes a reference.
-    pub(crate) fn put_reference(&mut self, model: Model, address: u64, value: u64) {
+    pub fn put_reference(&mut self, model: Model, address: u64, value: u64) {
         self.write(address, &value.to_le_bytes()[..model.reference_size() as usize]);
     }
 
@@ -93,7 +105,8 @@ impl Image {
         self.write(address + u64::from(model.gct()), &[tag.gct()]);
     }
 
-    pub(crate) fn string(&mut self, layout: &Layout, text: &[u8]) -> u64 {
+    /// A string.
+    pub fn string(&mut self, layout: &Layout, text: &[u8]) -> u64 {
         let address = self.allocate(layout.string.size as usize + text.len() + 1);
         self.gct(layout.model, address, Tag::String);
         self.put_u32(address + u64::from(layout.string.len), text.len() as u32);
@@ -102,7 +115,7 @@ impl Image {
     }
 
     /// A table with string keys.
-    pub(crate) fn table(&mut self, layout: &Layout, entries: &[(&str, u64)]) -> u64 {
+    pub fn table(&mut self, layout: &Layout, entries: &[(&str, u64)]) -> u64 {
         let count = entries.len().next_power_of_two();
         let table = layout.model.table();
         let address = self.allocate(table.size as usize);
@@ -125,7 +138,7 @@ impl Image {
     }
 
     /// A function: `pc` for a Lua function (`ffid` 0), `code` for others.
-    pub(crate) fn function(&mut self, layout: &Layout, ffid: u8, pc: u64, code: u64) -> u64 {
+    pub fn function(&mut self, layout: &Layout, ffid: u8, pc: u64, code: u64) -> u64 {
         let address = self.allocate(48);
         self.gct(layout.model, address, Tag::Function);
         self.write(address + u64::from(layout.func.ffid), &[ffid]);
@@ -135,7 +148,7 @@ impl Image {
     }
 
     /// A VM as LuaJIT sets it up, with these tables.
-    pub(crate) fn vm(&mut self, layout: &Arc<Layout>, registry: u64, globals: u64) -> Vm {
+    pub fn vm(&mut self, layout: &Arc<Layout>, registry: u64, globals: u64) -> Vm {
         let gg = &layout.gg;
         let main_thread = self.allocate(gg.size as usize);
         let stack = self.allocate(64 * 8);
@@ -176,7 +189,7 @@ impl Image {
     }
 
     /// A table of traces with one trace in it, number 1.
-    pub(crate) fn trace(&mut self, vm: &Vm) {
+    pub fn trace(&mut self, vm: &Vm) {
         let layout = vm.layout.clone();
         let fields = &layout.trace;
         let (instructions, snapshots) = (5_u64, 3_u64);
@@ -199,7 +212,7 @@ impl Image {
     }
 
     /// The mappings: each piece is one, rounded to pages, and the code.
-    pub(crate) fn regions(&self) -> Vec<Region> {
+    pub fn regions(&self) -> Vec<Region> {
         let region = |range, executable: bool| Region {
             range,
             writable: !executable,
@@ -214,7 +227,7 @@ impl Image {
 }
 
 /// A VM without any tables but empty ones.
-pub(crate) fn plain_vm(image: &mut Image, layout: &Arc<Layout>) -> Vm {
+pub fn plain_vm(image: &mut Image, layout: &Arc<Layout>) -> Vm {
     let registry = image.table(layout, &[]);
     let globals = image.table(layout, &[]);
     image.vm(layout, registry, globals)

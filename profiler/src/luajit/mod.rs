@@ -10,8 +10,9 @@ pub mod discover;
 pub mod exit_stub;
 pub mod frames;
 pub mod handlers;
-#[cfg(test)]
-pub(crate) mod image;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod image;
 pub mod layout;
 pub mod memory;
 pub mod names;

@@ -5,6 +5,9 @@
 
 mod cfi;
 mod debug;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod image;
 pub mod kernel;
 #[cfg(all(test, target_arch = "x86_64"))]

@@ -4,6 +4,7 @@
 //! `target/release/luaflame`, or what `LUAFLAME` names. One test runs at a time, since each wants the CPU for its target.
 
 mod cli;
+mod hostile;
 mod nginx;
 mod truth;
 
@@ -22,7 +23,7 @@ fn test(name: impl Into<String>, run: impl FnOnce() -> anyhow::Result<()> + Send
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let tests = [truth::tests(), nginx::tests(), cli::tests()].into_iter().flatten();
+    let tests = [truth::tests(), nginx::tests(), cli::tests(), hostile::tests()].into_iter().flatten();
     let trials = tests
         .map(|(name, run)| {
             Trial::ignorable_test(name, move || match luaflame_tests::luaflame::unusable() {

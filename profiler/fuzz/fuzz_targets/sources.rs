@@ -1,0 +1,13 @@
+//! Lua source text, in which functions are looked for.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use luaflame::luajit::source::SourceIndex;
+use luaflame_fuzz as _;
+
+fuzz_target!(|text: &[u8]| {
+    let index = SourceIndex::new(text);
+    for line in 1..4 {
+        index.name(line, line);
+    }
+});
