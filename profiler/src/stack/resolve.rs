@@ -482,7 +482,10 @@ impl Resolver<'_> {
             Missing::NoActivation => {
                 ("[unknown Lua frames]", Some("the interpreter runs, but its Lua stack was not found".to_owned()))
             }
-            Missing::LuaLink => ("[unknown Lua frames]", Some("links of Lua stacks that lead nowhere".to_owned())),
+            Missing::LuaLink => (
+                "[unknown Lua frames]",
+                Some("Lua stacks whose links lead nowhere, or that were being moved".to_owned()),
+            ),
             Missing::LuaLeaf => ("[unknown Lua frames]", Some("the interpreter was between two Lua frames".to_owned())),
         };
         if let Some(reason) = &reason {

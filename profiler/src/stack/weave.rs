@@ -56,7 +56,8 @@ pub enum Missing {
     TooDeep,
     /// The interpreter was between two Lua frames, and none of its registers said which.
     LuaLeaf,
-    /// A link of a Lua stack leads nowhere: the frames below it are not known, and whether those shown there are its own.
+    /// A link of a Lua stack leads nowhere, or the VM was moving the stack to make room: the frames below are not known, and
+    /// whether those shown there are its own.
     LuaLink,
     /// The VM's assembly runs, but no activation of the VM was found.
     NoActivation,
