@@ -9,6 +9,8 @@ use super::args::Plan;
 const UNRESOLVED_LIMIT: f64 = 0.2;
 /// Most reasons that are listed.
 const REASONS_LIMIT: usize = 5;
+/// Most programs that are named as being without symbols.
+const PROGRAMS_LIMIT: usize = 3;
 /// Most characters of a reason, which may name files and functions.
 const REASON_LIMIT: usize = 400;
 /// Most characters of a process's name; the kernel keeps 15.
@@ -34,7 +36,7 @@ pub fn is_mostly_unresolved(counters: &Counters) -> bool {
     share(counters.unresolved, counters.frames) > UNRESOLVED_LIMIT
 }
 
-/// Says so, and why.
+/// Says so, why, and what helps.
 pub fn unresolved_warning(counters: &Counters) -> String {
     let mut text = format!(
         "WARNING: {} of the frames are unresolved. Where the graph shows addresses, names are missing, and stacks may be \
@@ -42,7 +44,32 @@ pub fn unresolved_warning(counters: &Counters) -> String {
         percent(counters.unresolved, counters.frames)
     );
     text.push_str(&reasons(counters));
+    text.push_str(&help(counters));
     text
+}
+
+/// What would give names to native functions, if any have none: what `DebugFile::find` looks for.
+fn help(counters: &Counters) -> String {
+    let mut programs: Vec<(&str, u64)> =
+        counters.without_symbols.iter().map(|(program, count)| (&**program, *count)).collect();
+    // Code without a file is named in brackets; nobody has symbols for it.
+    programs.retain(|(program, _)| !program.starts_with('['));
+    programs.sort_by(|one, two| two.1.cmp(&one.1).then(one.0.cmp(two.0)));
+    let named: Vec<String> =
+        programs.iter().take(PROGRAMS_LIMIT).map(|(program, _)| printable(program, NAME_LIMIT)).collect();
+    let named = match (named.as_slice(), programs.len().saturating_sub(PROGRAMS_LIMIT)) {
+        ([], _) => return String::new(),
+        ([one], _) => one.clone(),
+        ([most @ .., last], 0) => format!("{} and {last}", most.join(", ")),
+        (all, more) => format!("{} and {more} more", all.join(", ")),
+    };
+    format!(
+        "\nDebug symbols would name the native functions of {named}. Debian has those of a package NAME in the package \
+         NAME-dbgsym, and `dpkg -S` tells which package a file is from. They must be in the file system that the process \
+         sees: in /usr/lib/debug/.build-id under the build-id of the program, or under the name in its section .gnu_debuglink \
+         beside the program, in .debug beside it, or in its folder's place under /usr/lib/debug. Only a file with the build-id \
+         of the program is used."
+    )
 }
 
 /// Why there is nothing to draw, and what to do.
@@ -77,8 +104,13 @@ pub fn nothing_to_draw(plan: &Plan, profile: &Profile) -> String {
 
 /// The most frequent reasons as a list, each on a line of its own.
 fn reasons(counters: &Counters) -> String {
-    let mut reasons: Vec<(&str, u64)> = counters.reasons.iter().map(|(reason, count)| (&**reason, *count)).collect();
-    reasons.sort_by(|one, two| two.1.cmp(&one.1).then(one.0.cmp(two.0)));
+    let missing = counters
+        .without_symbols
+        .iter()
+        .map(|(program, count)| (format!("native functions of {program} have no symbols"), *count));
+    let mut reasons: Vec<(String, u64)> =
+        counters.reasons.iter().map(|(reason, count)| (reason.clone(), *count)).chain(missing).collect();
+    reasons.sort_by(|one, two| two.1.cmp(&one.1).then(one.0.cmp(&two.0)));
     let mut text = String::new();
     for (reason, count) in reasons.iter().take(REASONS_LIMIT) {
         text.push_str(&format!("\n  {count} x {}", printable(reason, REASON_LIMIT)));
@@ -151,6 +183,34 @@ mod tests {
             lines[1..],
             ["  9 x b", "  5 x f", "  4 x e", "  3 x a\\u{1b}[2J is gone", "  2 x d", "  and 2 more reasons"]
         );
+    }
+
+    #[test]
+    fn the_warning_says_what_would_name_native_functions() {
+        let mut counters = Counters { unresolved: 5_000, ..counters() };
+        assert!(!unresolved_warning(&counters).contains("Debug symbols"), "they would not help");
+        let without = |counters: &mut Counters, program: &str, count| {
+            counters.without_symbols.insert(program.into(), count);
+        };
+        without(&mut counters, "[anonymous]", 90);
+        assert!(!unresolved_warning(&counters).contains("Debug symbols"), "nobody has any for that");
+        without(&mut counters, "nginx", 80);
+        let text = unresolved_warning(&counters);
+        assert!(
+            text.contains("\n  80 x native functions of nginx have no symbols\nDebug symbols would name"),
+            "{text}"
+        );
+        assert!(
+            text.contains("functions of nginx. Debian has those of a package NAME in the package NAME-dbgsym,"),
+            "{text}"
+        );
+        assert!(text.ends_with("Only a file with the build-id of the program is used."), "{text}");
+        without(&mut counters, "b.so", 70);
+        assert!(unresolved_warning(&counters).contains("functions of nginx and b.so."));
+        without(&mut counters, "c\u{1b}.so", 60);
+        assert!(unresolved_warning(&counters).contains("functions of nginx, b.so and c\\u{1b}.so."));
+        without(&mut counters, "d.so", 50);
+        assert!(unresolved_warning(&counters).contains("functions of nginx, b.so, c\\u{1b}.so and 1 more."));
     }
 
     #[test]

@@ -111,6 +111,9 @@ pub struct Counters {
     /// Why frames could not be resolved or a stack is not complete, with the number of samples or frames for each
     /// reason, as sentences.
     pub reasons: IndexMap<String, u64, FxBuildHasher>,
+    /// The file names of programs and libraries that have no symbols for some of their functions, with the number of frames
+    /// that have no name because of that.
+    pub without_symbols: IndexMap<Arc<str>, u64, FxBuildHasher>,
     /// CPU time that the profiler itself used, in seconds, without the probe.
     pub own_cpu: f64,
 }

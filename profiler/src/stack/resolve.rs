@@ -232,7 +232,7 @@ impl Resolver<'_> {
         self.symbols.native.symbolize(&self.view.unwinder, address, &mut frames);
         for native in frames.into_iter().rev() {
             if native.unresolved {
-                self.reason(&format!("native functions of {} have no symbols", native.module));
+                *self.profile.counters.without_symbols.entry(Arc::clone(&native.module)).or_default() += 1;
             }
             let frame = Frame {
                 kind: if native.inlined { FrameKind::NativeInlined } else { FrameKind::Native },
