@@ -72,7 +72,7 @@ pub mod entry {
     /// `errf`.
     pub const CFRAME: u8 = 2;
     /// A Lua frame of that thread, innermost first. `words`: link, function, its `pc` or C function, the continuation's
-    /// PC, the chunk name of its prototype; `numbers`: instruction before the link's PC, `firstline`, `numline`,
+    /// PC, what identifies the chunk name of its prototype (the number and hash of the string); `numbers`: instruction before the link's PC, `firstline`, `numline`,
     /// `sizebc`. `slot`: number of its base on the Lua stack; `flags`: [`super::frame`].
     pub const FRAME: u8 = 3;
     /// The chain of that thread's C frames or of its Lua frames leads nowhere from here, or further than the probe follows

@@ -877,7 +877,10 @@ extern "C" fn describe(index: u32) -> u32 {
             return 0;
         }
     }
-    entry.words[4] = reference(layout, object, layout.proto_chunkname);
+    // Behind a string's type are two single bytes, where a function has its `ffid` and its number of upvalues.
+    let identity = u64::from(layout.func_ffid) + 2;
+    // SAFETY: see `user_word`.
+    entry.words[4] = unsafe { user_word(reference(layout, object, layout.proto_chunkname) + identity) };
     entry.numbers[1] = half(object, layout.proto_firstline);
     entry.numbers[2] = half(object, layout.proto_numline);
     entry.numbers[3] = half(object, layout.proto_sizebc);

@@ -116,8 +116,8 @@ pub enum Kind {
 pub struct Prototype {
     /// Address of its first bytecode instruction.
     pub code: u64,
-    /// Address of its chunk name.
-    pub chunkname: u64,
+    /// What identifies its chunk name.
+    pub chunk: u64,
     /// First line of its definition.
     pub firstline: u32,
     /// Number of lines of its definition.
@@ -248,7 +248,7 @@ fn kind(entry: &Entry) -> Kind {
     match entry.ffid {
         0 => Kind::Lua(Prototype {
             code: entry.words[2],
-            chunkname: entry.words[4],
+            chunk: entry.words[4],
             firstline: entry.numbers[1],
             numline: entry.numbers[2],
             sizebc: entry.numbers[3],

@@ -116,8 +116,8 @@ impl Names {
                     let size = vm.layout.proto.size as usize;
                     if let Ok(header) = memory.bytes(proto, size)
                         && byte_at(&header, vm.layout.model.gct()) == Tag::Proto.gct()
+                        && let Ok(fingerprint) = Proto::fingerprint_of(memory, &vm.layout, &header)
                     {
-                        let fingerprint = Proto::fingerprint_of(&vm.layout, &header);
                         let (_, known) =
                             names.modules.entry(proto).or_insert_with(|| (fingerprint, Some(name.clone())));
                         if known.as_ref().is_some_and(|known| last_part(known) != last_part(name)) {

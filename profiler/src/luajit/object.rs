@@ -59,6 +59,17 @@ impl Text {
         Ok(Text { bytes, cut: length > limit })
     }
 
+    /// What tells the string object at `address` from others that are or were there: its number and hash (`GCstr.sid`,
+    /// `hash`). LuaJIT counts its strings since 2020-06; before, this is the hash and the length, which texts that differ
+    /// in a few places only may share.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn identity(memory: &dyn Memory, layout: &Layout, address: u64) -> Result<u64, ReadError> {
+        // Behind the type are two single bytes.
+        memory.u64(address.wrapping_add(u64::from(layout.model.gct()) + 3))
+    }
+
     /// The bytes as UTF-8, with replacement characters for what is not.
     pub fn text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.bytes)

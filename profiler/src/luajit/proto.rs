@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::arch::{Model, Tag};
 use super::bytecode::Instruction;
 use super::layout::Layout;
-use super::memory::Memory;
+use super::memory::{Memory, ReadError};
 use super::object::{ObjectError, Text, byte_at, reference_at, u32_at};
 
 /// Bytes of a chunk name that are read; only source text given as a chunk name is ever longer.
@@ -27,8 +27,8 @@ const MAX_SHOWN: usize = 1024;
 /// What recognises a prototype whose address may have been reused since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint {
-    /// Address of the chunk name's string object.
-    pub chunkname: u64,
+    /// What identifies the chunk name's string object: [`Text::identity`].
+    pub chunk: u64,
     /// First line of the definition.
     pub firstline: u32,
     /// Number of lines of the definition, minus one.
@@ -86,12 +86,14 @@ impl Proto {
         if size < fields.size || size > MAX_SIZE {
             return Err(malformed);
         }
+        let before = Proto::fingerprint_of(memory, layout, &header)?;
         let bytes = memory.bytes(address, size as usize)?;
-        let fingerprint = Proto::fingerprint_of(layout, &bytes);
-        if fingerprint != Proto::fingerprint_of(layout, &header) {
+        let text = Text::read(memory, layout, reference_at(layout.model, &bytes, fields.chunkname), MAX_CHUNK_NAME)?;
+        let fingerprint = Proto::fingerprint_of(memory, layout, &bytes)?;
+        if fingerprint != before {
             return Err(malformed);
         }
-        let Fingerprint { chunkname, firstline, numline, sizebc } = fingerprint;
+        let Fingerprint { firstline, numline, sizebc, .. } = fingerprint;
 
         // The offset in the block of a part of `length` bytes, given by its address.
         let part = |field: u32, length: u64| -> Result<Option<usize>, ObjectError> {
@@ -117,7 +119,6 @@ impl Proto {
         {
             return Err(malformed);
         }
-        let text = Text::read(memory, layout, chunkname, MAX_CHUNK_NAME)?;
         Ok(Proto {
             address,
             bytecode: address.wrapping_add(u64::from(fields.size)),
@@ -140,14 +141,17 @@ impl Proto {
     }
 
     /// The fingerprint of a prototype, from a copy of its struct.
-    pub fn fingerprint_of(layout: &Layout, header: &[u8]) -> Fingerprint {
+    ///
+    /// # Errors
+    /// When its chunk name cannot be read.
+    pub fn fingerprint_of(memory: &dyn Memory, layout: &Layout, header: &[u8]) -> Result<Fingerprint, ReadError> {
         let fields = &layout.proto;
-        Fingerprint {
-            chunkname: reference_at(layout.model, header, fields.chunkname),
+        Ok(Fingerprint {
+            chunk: Text::identity(memory, layout, reference_at(layout.model, header, fields.chunkname))?,
             firstline: u32_at(header, fields.firstline),
             numline: u32_at(header, fields.numline),
             sizebc: u32_at(header, fields.sizebc),
-        }
+        })
     }
 
     /// Bytes of memory that this copy takes, roughly.

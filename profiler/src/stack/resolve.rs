@@ -510,13 +510,13 @@ impl Resolver<'_> {
     fn function_at(&mut self, global: u64, address: u64) -> Option<Arc<LuaFunction>> {
         let lua = self.view.lua.as_ref()?;
         let header = self.view.memory.bytes(address, lua.layout.proto.size as usize).ok()?;
-        let print = Proto::fingerprint_of(&lua.layout, &header);
+        let print = Proto::fingerprint_of(&self.view.memory, &lua.layout, &header).ok()?;
         let code = address.checked_add(u64::from(lua.layout.proto.size))?;
         self.function(
             global,
             Prototype {
                 code,
-                chunkname: print.chunkname,
+                chunk: print.chunk,
                 firstline: print.firstline,
                 numline: print.numline,
                 sizebc: print.sizebc,
@@ -594,7 +594,7 @@ fn seen_as(proto: &Proto) -> Prototype {
     let print = proto.fingerprint();
     Prototype {
         code: proto.bytecode,
-        chunkname: print.chunkname,
+        chunk: print.chunk,
         firstline: print.firstline,
         numline: print.numline,
         sizebc: print.sizebc,
