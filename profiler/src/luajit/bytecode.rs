@@ -68,6 +68,7 @@ pub mod op {
     pub const CALLM: u8 = 65;
     pub const CALL: u8 = 66;
     pub const ITERC: u8 = 69;
+    pub const ITERN: u8 = 70;
     pub const ISNEXT: u8 = 72;
     pub const RETM: u8 = 73;
     pub const RET: u8 = 74;

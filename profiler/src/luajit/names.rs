@@ -3,20 +3,23 @@
 //! A function has one name, whoever calls it. For a Lua function the first of these that there is:
 //!
 //! 1. `main chunk`, for the code of a whole file or string;
-//! 2. what the source text calls it ([`super::source`]), or else the bytecode that creates it ([`super::definition`]), or
-//!    else the variable through which another function refers to it (its upvalue);
-//! 3. the name of the module and field where the walk found it (`walk.rs`).
+//! 2. what the source text calls it ([`super::source`]), or else the bytecode that creates it ([`super::definition`]);
+//! 3. the name of the module and field where the walk found it (`walk.rs`), or else the variable through which another
+//!    function refers to it (its upvalue);
+//! 4. `function 1f2e3d4c` when its debug information was stripped, by a digest of what it does.
 //!
-//! When the walk's name ends like the definition's, the walk's is taken, because it says more: `resty.core.regex.gsub` for
-//! what the source calls `_M.gsub`. Closures of one prototype that are stored under different names have no name of the third
-//! kind: one function would bear the name of another. The walk sees the VM at one moment; a module that is loaded later has the names of its
+//! A function that is defined without a name has none: what happens to be stored in it or passed by it when the VM is
+//! looked at differs from process to process, and it is shown as its place, the same in all of them. When the walk's name ends like the
+//! definition's, the walk's is taken, because it says more: `resty.core.regex.gsub` for what the source calls `_M.gsub`.
+//! Closures of one prototype that are stored under different names have no name of the third kind: one function would
+//! bear the name of another. The walk sees the VM at one moment; a module that is loaded later has the names of its
 //! definitions.
 //!
 //! For builtins and C functions, the name that the walk found: for the very object, for the number of a fast function, for
 //! the address of a C function's code. Fast functions that nothing refers to by name (iterators, metamethods of FFI
 //! objects) are known by their place in LuaJIT's numbering, between two functions whose numbers are known.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::arch::Tag;
@@ -25,7 +28,7 @@ use super::discover::Vm;
 use super::memory::{Limited, Memory};
 use super::object::{Function, FunctionKind, byte_at, read_reference};
 use super::proto::{Fingerprint, Proto};
-use super::source::SourceIndex;
+use super::source::{Named, SourceIndex};
 use super::walk::{Walk, walk};
 
 /// Prototypes looked at to find those defined in them.
@@ -52,31 +55,43 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The name that the source gives to the function of a prototype.
-    fn name(&mut self, proto: &Proto, read: &mut ReadSource<'_>) -> Option<Arc<str>> {
-        let last = proto.last_line()?;
-        let text = &proto.chunk.text.bytes;
-        if !self.files.contains_key(text) {
-            let index = if let Some(path) = proto.chunk.path() {
-                // A path that is no UTF-8 cannot be asked for.
-                str::from_utf8(path).ok().and_then(read).map(|source| SourceIndex::new(&source))
-            } else {
-                proto.chunk.source().map(SourceIndex::new)
-            };
+    /// What the source says of the name of a prototype's function. `None` when it says nothing.
+    fn name(&mut self, proto: &Proto, read: &mut ReadSource<'_>) -> Option<Named> {
+        let definition = proto.definition()?;
+        if let Some(text) = proto.chunk.source() {
+            return SourceIndex::new(text).name(&definition).cloned();
+        }
+        let path = proto.chunk.path()?;
+        if !self.files.contains_key(path) {
+            // A path that is no UTF-8 cannot be asked for.
+            let index = str::from_utf8(path).ok().and_then(read).map(|source| SourceIndex::new(&source));
             let index = index.unwrap_or_default();
-            let size = 2 * size_of::<(Vec<u8>, SourceIndex)>() + text.len() + index.size();
+            let size = 2 * size_of::<(Vec<u8>, SourceIndex)>() + path.len() + index.size();
             if self.size + size > MAX_SOURCES {
                 *self = Sources::default();
             }
             self.size += size;
-            self.files.insert(text.clone(), index);
+            self.files.insert(path.to_owned(), index);
         }
-        self.files.get(text)?.name(proto.firstline, last).cloned()
+        self.files.get(path)?.name(&definition).cloned()
     }
 }
 
-/// Names by address of a prototype, with the fingerprint of the prototype that was there.
-type OfPrototypes = HashMap<u64, (Fingerprint, Option<Arc<str>>)>;
+/// What is known by address of a prototype, with the fingerprint of the prototype that was there.
+type OfPrototypes<T> = HashMap<u64, (Fingerprint, T)>;
+
+fn of<T: Clone>(prototypes: &OfPrototypes<T>, proto: &Proto) -> Option<T> {
+    prototypes.get(&proto.address).filter(|(seen, _)| *seen == proto.fingerprint()).map(|(_, known)| known.clone())
+}
+
+/// Names from the bytecode.
+#[derive(Debug, Clone, Default)]
+struct Bytecode {
+    /// What the function that creates it says. `None` when that was not found or is stripped.
+    created: Option<Named>,
+    /// The name of the upvalue that holds it.
+    captured: Option<Arc<str>>,
+}
 
 /// What is known of the names in one VM.
 #[derive(Debug, Default)]
@@ -88,11 +103,11 @@ pub struct Names {
     /// By address of a C function's object, with its code: closures that share their code.
     objects: HashMap<u64, (u64, Arc<str>)>,
     /// From the names under which closures are stored. None for those of one prototype under different names.
-    modules: OfPrototypes,
+    modules: OfPrototypes<Option<Arc<str>>>,
     /// Lua functions whose prototypes may define others.
     closures: Vec<Function>,
-    /// From definitions in the source or the bytecode, once they were needed.
-    defined: Option<OfPrototypes>,
+    /// From the bytecode, once it was needed.
+    bytecode: Option<OfPrototypes<Bytecode>>,
     /// The walk saw everything in reach.
     pub complete: bool,
 }
@@ -176,21 +191,25 @@ impl Names {
         if proto.is_main_chunk() {
             return Some(MAIN_CHUNK.into());
         }
-        let known = |names: &HashMap<u64, (Fingerprint, Option<Arc<str>>)>| {
-            let (fingerprint, name) = names.get(&proto.address)?;
-            name.clone().filter(|_| *fingerprint == proto.fingerprint())
-        };
-        let module = known(&self.modules);
+        let module = of(&self.modules, proto).flatten();
         if proto.is_builtin() {
             return module.or_else(|| Some(proto.chunk.text.text().into()));
         }
-        let defined = sources.name(proto, read).or_else(|| {
+        let mut defined = sources.name(proto, read);
+        let mut captured = None;
+        if matches!(defined, None | Some(Named::Ambiguous)) {
             let closures = &self.closures;
-            known(self.defined.get_or_insert_with(|| defined(memory, vm, closures)))
-        });
-        match (defined, module) {
-            (Some(defined), Some(module)) if last_part(&defined) == last_part(&module) => Some(module),
-            (defined, module) => defined.or(module),
+            let all = self.bytecode.get_or_insert_with(|| from_bytecode(memory, vm, closures));
+            let bytecode = of(all, proto).unwrap_or_default();
+            defined = bytecode.created.or(defined);
+            captured = bytecode.captured;
+        }
+        match defined {
+            Some(Named::As(name)) => module.filter(|module| last_part(module) == last_part(&name)).or(Some(name)),
+            Some(Named::Nothing) => None,
+            Some(Named::Ambiguous) | None => module.or(captured).or_else(|| {
+                proto.is_stripped().then(|| format!("function {:08x}", proto.digest(memory, &vm.layout)).into())
+            }),
         }
     }
 
@@ -308,14 +327,15 @@ fn last_part(name: &str) -> &str {
     name.rsplit(['.', ':']).next().unwrap_or(name)
 }
 
-/// Names by definition of all prototypes that can be found from the given functions: those that they define, those of the
-/// functions in their upvalues, and so on.
-fn defined(memory: &dyn Memory, vm: &Vm, closures: &[Function]) -> OfPrototypes {
+/// Names of all prototypes that can be found from the given functions: those that they define, those of the functions in
+/// their upvalues, and so on.
+fn from_bytecode(memory: &dyn Memory, vm: &Vm, closures: &[Function]) -> OfPrototypes<Bytecode> {
     let memory = &Limited::new(memory, MAX_READ);
     let layout = &vm.layout;
     let mut definitions = MAX_PROTOS;
-    let mut created: HashMap<u64, Option<String>> = HashMap::new();
-    let mut captured: HashMap<u64, Option<String>> = HashMap::new();
+    let mut created: HashMap<u64, Named> = HashMap::new();
+    // The prototypes that were seen in each upvalue.
+    let mut upvalue_of: BTreeMap<(u64, usize), (Arc<str>, BTreeSet<u64>)> = BTreeMap::new();
     let mut fingerprints: HashMap<u64, Fingerprint> = HashMap::new();
     let mut functions: Vec<Function> = closures.to_vec();
     let mut seen: std::collections::HashSet<u64> = functions.iter().map(|function| function.address).collect();
@@ -329,7 +349,8 @@ fn defined(memory: &dyn Memory, vm: &Vm, closures: &[Function]) -> OfPrototypes 
                 if let FunctionKind::Lua { proto: inner_proto } = inner.kind
                     && let Some(name) = proto.upvalue_name(index)
                 {
-                    merge(&mut captured, inner_proto, Some(String::from_utf8_lossy(name).into_owned()));
+                    let new = || (String::from_utf8_lossy(name).into(), BTreeSet::new());
+                    upvalue_of.entry((address, index)).or_insert_with(new).1.insert(inner_proto);
                 }
                 if seen.len() < MAX_PROTOS && seen.insert(inner.address) {
                     functions.push(inner);
@@ -342,33 +363,30 @@ fn defined(memory: &dyn Memory, vm: &Vm, closures: &[Function]) -> OfPrototypes 
             let Ok(proto) = Proto::read(memory, layout, address) else { continue };
             fingerprints.insert(address, proto.fingerprint());
             for (child, name) in definition::children(memory, layout, &proto, &mut definitions) {
-                merge(&mut created, child, name);
+                // Without the names of its variables a function does not say that it gives none.
+                let name = name.map(|name| Named::As(name.into())).or((!proto.is_stripped()).then_some(Named::Nothing));
+                created.extend(name.map(|name| (child, name)));
                 protos.push(child);
             }
         } else {
             break;
         }
     }
-    let name = |address: u64| {
-        let name = |names: &HashMap<u64, Option<String>>| names.get(&address).cloned().flatten();
-        name(&created).or_else(|| name(&captured))
-    };
+    // A variable that holds one function in one closure and another in the next is what they were passed as.
+    let mut captured: HashMap<u64, Option<Arc<str>>> = HashMap::new();
+    for (name, inner) in upvalue_of.into_values().filter(|(_, inner)| inner.len() == 1) {
+        let known = inner.first().map(|inner| captured.entry(*inner).or_insert_with(|| Some(name.clone())));
+        if let Some(known) = known.filter(|known| known.as_ref() != Some(&name)) {
+            *known = None;
+        }
+    }
     fingerprints
         .into_iter()
-        .map(|(address, fingerprint)| (address, (fingerprint, name(address).map(Into::into))))
-        .collect()
-}
-
-/// Notes a name; two different ones for the same prototype are none.
-fn merge(names: &mut HashMap<u64, Option<String>>, address: u64, name: Option<String>) {
-    names
-        .entry(address)
-        .and_modify(|known| {
-            if *known != name {
-                *known = None;
-            }
+        .map(|(address, fingerprint)| {
+            let captured = captured.get(&address).cloned().flatten();
+            (address, (fingerprint, Bytecode { created: created.remove(&address), captured }))
         })
-        .or_insert(name);
+        .collect()
 }
 
 /// The functions in a Lua function's upvalues, with their index.
@@ -474,6 +492,7 @@ mod tests {
                 image.put_u32(proto + u64::from(fields.numline), 2);
                 image.put_reference(layout.model, proto + u64::from(fields.chunkname), chunkname);
                 image.put_reference(layout.model, proto + u64::from(fields.k), proto + 256);
+                image.put_reference(layout.model, proto + u64::from(fields.lineinfo), proto + 300);
                 proto
             };
             let (shared, copied) = (proto(), proto());
@@ -499,6 +518,44 @@ mod tests {
             assert_eq!(name(shared), None, "`coroutine.resume` is not `coroutine.yield`");
             assert_eq!(name(copied).as_deref(), Some("other.get"), "copies of one function");
         }
+    }
+
+    #[test]
+    fn what_the_source_says_is_the_name_and_what_holds_a_function_is_not() {
+        let layout = &of_each_model()[0];
+        let fields = &layout.proto;
+        let name = |source: &str| {
+            let mut image = Image::of(layout);
+            let chunkname = image.string(layout, source.as_bytes());
+            let proto = image.allocate(512);
+            let field = |offset: u32| proto + u64::from(offset);
+            image.write(field(fields.gct), &[Tag::Proto.gct()]);
+            image.put_u32(field(fields.sizebc), 8);
+            image.put_u32(field(fields.sizept), 512);
+            image.put_u32(field(fields.firstline), 1);
+            image.put_reference(layout.model, field(fields.chunkname), chunkname);
+            image.put_reference(layout.model, field(fields.k), proto + 256);
+            image.put_reference(layout.model, field(fields.lineinfo), proto + 300);
+            let function = image.function(layout, 0, proto + u64::from(fields.size), 0);
+            let module = table(&mut image, layout, &functions(layout, &[("f", function)]));
+            let globals = image.table(layout, &[]);
+            let loaded = image.table(layout, &[("module", module)]);
+            let registry = image.table(layout, &[("_LOADED", reference(layout.model, Tag::Table, loaded))]);
+            let vm = image.vm(layout, registry, globals);
+            let proto = Proto::read(&image, layout, proto).expect("a prototype");
+            let mut names = Names::read(&image, &vm);
+            names.lua(&image, &vm, &proto, &mut Sources::default(), &mut |_| None).map(|name| name.to_string())
+        };
+        assert_eq!(name("function M.f() end").as_deref(), Some("module.f"), "the same function, and whose it is");
+        assert_eq!(name("local function g() end M.f = g").as_deref(), Some("g"));
+        assert_eq!(name("M['f' .. 1] = function() end"), None, "it is only stored there");
+        assert_eq!(
+            name("a = function() end b = function() end").as_deref(),
+            Some("module.f"),
+            "the source does not say"
+        );
+        assert_eq!(name("=something").as_deref(), Some("module.f"), "there is no source");
+        assert_eq!(name("function M.f(a) end").as_deref(), Some("module.f"), "it has other parameters");
     }
 
     #[test]

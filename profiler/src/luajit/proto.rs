@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 
 use super::arch::{Model, Tag};
-use super::bytecode::Instruction;
+use super::bytecode::{Instruction, op};
 use super::layout::Layout;
 use super::memory::{Memory, ReadError};
 use super::object::{ObjectError, Text, byte_at, reference_at, u32_at};
+use super::source::{Definition, Parameters};
 
 /// Bytes of a chunk name that are read; only source text given as a chunk name is ever longer.
 pub const MAX_CHUNK_NAME: usize = 64 << 10;
@@ -17,6 +18,11 @@ const MAX_SIZE: u32 = 4 << 20;
 const ID_SIZE: usize = 60;
 /// `firstline` of LuaJIT's own functions written in Lua.
 const BUILTIN: u32 = !0;
+/// `PROTO_VARARG`: any number of arguments may follow the parameters.
+const VARIADIC: u8 = 0x02;
+/// String constants that the digest of a prototype looks at, and bytes of each.
+const DIGEST_STRINGS: u32 = 100;
+const DIGEST_BYTES: usize = 256;
 /// Variable names are at most this long to be believed.
 const MAX_NAME: usize = 1024;
 /// Bytes of the information on variables that are looked at: some thousand variables.
@@ -66,6 +72,7 @@ pub struct Proto {
     varinfo: Option<usize>,
     k: usize,
     sizekgc: u32,
+    sizekn: u32,
     header: u32,
 }
 
@@ -135,6 +142,7 @@ impl Proto {
             varinfo,
             k: k as usize,
             sizekgc,
+            sizekn: u32_at(&bytes, fields.sizekn),
             header: fields.size,
             bytes,
         })
@@ -173,6 +181,54 @@ impl Proto {
     /// Whether this is one of LuaJIT's own functions that are written in Lua: they have no source and no lines.
     pub fn is_builtin(&self) -> bool {
         self.chunk.builtin
+    }
+
+    /// Whether the debug information was stripped: there are no lines and no names of variables.
+    pub fn is_stripped(&self) -> bool {
+        self.lineinfo.is_none() && !self.is_builtin()
+    }
+
+    /// What to look for in the source text. `None` without debug information.
+    pub fn definition(&self) -> Option<Definition> {
+        if self.is_stripped() {
+            return None;
+        }
+        let mut parameters = Parameters::default();
+        parameters.variadic = self.flags & VARIADIC != 0;
+        for slot in 0..self.numparams {
+            parameters.push(self.local_name(0, slot)?);
+        }
+        Some(Definition { first: self.firstline, last: self.firstline.checked_add(self.numline)?, parameters })
+    }
+
+    /// A number made of what the function does and of its constants: the same in every process and in every run,
+    /// for one version of the code, and hardly ever the same for two functions.
+    pub fn digest(&self, memory: &dyn Memory, layout: &Layout) -> u32 {
+        // 32-bit FNV-1a.
+        let mut digest = 0x811c_9dc5_u32;
+        let mut add = |bytes: &[u8]| {
+            for byte in bytes {
+                digest = (digest ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+            }
+        };
+        add(&[self.numparams, self.flags & VARIADIC]);
+        for index in 1..self.sizebc {
+            // LuaJIT rewrites loops when they are compiled or cannot be.
+            if let Some(instruction) = self.instruction(index)
+                && !matches!(instruction.op(), op::ITERC | op::ITERN | op::ISNEXT | op::FORI..)
+            {
+                add(&instruction.0.to_le_bytes());
+            }
+        }
+        add(self.bytes.get(self.k..self.k + self.sizekn as usize * 8).unwrap_or_default());
+        for index in 0..self.sizekgc.min(DIGEST_STRINGS) {
+            if let Some(constant) = self.constant(index)
+                && let Ok(text) = Text::read(memory, layout, constant, DIGEST_BYTES)
+            {
+                add(&text.bytes);
+            }
+        }
+        digest
     }
 
     /// The index of the instruction at an address, 0 for the function header.
@@ -219,11 +275,6 @@ impl Proto {
         let mut all = (1..self.sizebc).filter(|index| self.instruction(*index).is_some_and(&wanted));
         let first = all.next()?;
         all.all(|index| self.line(index) == self.line(first)).then_some(first)
-    }
-
-    /// The last line of the definition.
-    pub fn last_line(&self) -> Option<u32> {
-        self.firstline.checked_add(self.numline)
     }
 
     /// Number of constants that are collectable objects.
@@ -434,6 +485,49 @@ mod tests {
             assert_eq!(proto.index_of(proto.bytecode + 9), None);
             assert_eq!(proto.index_of(proto.bytecode + 20), None);
         }
+    }
+
+    #[test]
+    fn another_chunk_name_in_the_same_place_is_another_prototype() {
+        let mut parts = proto(&[1, 2, 2, 3], 9, &[], &[]);
+        let before = read(&parts).expect("well formed").fingerprint();
+        let chunkname = parts.0.u64(parts.2 + u64::from(parts.1.proto.chunkname)).expect("readable");
+        // `marked` changes at any time and means nothing; `sid` is the string's number.
+        parts.0.write(chunkname + u64::from(parts.1.model.gct()) - 1, &[1]);
+        assert_eq!(read(&parts).expect("well formed").fingerprint(), before);
+        parts.0.put_u32(chunkname + u64::from(parts.1.string.len) - 8, 7);
+        assert_ne!(read(&parts).expect("well formed").fingerprint(), before);
+    }
+
+    #[test]
+    fn a_digest_tells_functions_apart_and_stays_when_they_are_compiled() {
+        let digest = |parts: &(Image, Arc<Layout>, u64)| read(parts).expect("well formed").digest(&parts.0, &parts.1);
+        let parts = |instruction: u32, constant: u64| {
+            let mut parts = proto(&[], 3, &[], &[]);
+            let (address, fields) = (parts.2, parts.1.proto);
+            let k = address + u64::from(fields.size) + 32;
+            parts.0.put_u32(address + u64::from(fields.size) + 8, instruction);
+            // A number is in the place behind the code where others have their debug information.
+            parts.0.put_u64(k - 8, 0xabcd);
+            let size = fields.size + 40;
+            let other = parts.0.allocate(size as usize);
+            let mut bytes = parts.0.bytes(address, fields.size as usize + 32).expect("readable");
+            bytes.extend(constant.to_le_bytes());
+            parts.0.write(other, &bytes);
+            parts.0.put_u32(other + u64::from(fields.sizept), size);
+            parts.0.put_u32(other + u64::from(fields.sizekn), 1);
+            parts.0.put_u64(other + u64::from(fields.k), other + u64::from(fields.size) + 32);
+            parts.2 = other;
+            parts
+        };
+        let add = parts(0x0002_0116, 7);
+        let (other_code, other_number) = (parts(0x0002_0117, 7), parts(0x0002_0116, 5));
+        assert_eq!(digest(&add), digest(&parts(0x0002_0116, 7)));
+        assert_ne!(digest(&add), digest(&other_code));
+        assert_ne!(digest(&add), digest(&other_number));
+        // FORL becomes IFORL or JFORL with the number of a trace.
+        let (cold, compiled) = (parts(0x7ffd_014f, 7), parts(0x0003_0151, 7));
+        assert_eq!(digest(&cold), digest(&compiled));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Names of Lua functions as their source text defines them.
 //!
 //! LuaJIT keeps no function names, but a prototype knows the first and last line of its definition. The source is split
-//! into tokens and each `function` matched with its `end`, so that a definition is found by both lines: a file that has
-//! changed since it was loaded is hardly ever taken for the right one, and two functions that share both lines have no
-//! name here.
+//! into tokens and each `function` matched with its `end`, so that a definition is found by both lines and by its
+//! parameters. Functions that share all of these cannot be told apart here.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 /// Source texts larger than this are not looked at: a token takes up to 32 times its bytes.
@@ -17,10 +17,50 @@ const MAX_PARTS: usize = 8;
 /// Bytes of a name; a longer one is none.
 const MAX_NAME: usize = 500;
 
-/// Names by first and last line; `None` for a function without a name, and for lines that several functions share.
-type Definitions = HashMap<(u32, u32), Option<Arc<str>>>;
+/// What recognises a function in its source text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Definition {
+    /// Line that LuaJIT's parser counts as the first.
+    pub first: u32,
+    /// Line of its `end`.
+    pub last: u32,
+    /// Its parameters, with `self` of a method.
+    pub parameters: Parameters,
+}
 
-/// The functions of one source text, by the first and last line of their definition.
+/// The parameters of a function.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Parameters {
+    /// Hash of the names, in order.
+    names: u64,
+    /// Whether any number of arguments may follow.
+    pub variadic: bool,
+}
+
+impl Parameters {
+    /// Adds a parameter.
+    pub fn push(&mut self, name: &[u8]) {
+        // FNV-1a, each name with a byte that is in none.
+        for byte in name.iter().chain(&[0]) {
+            self.names = (self.names ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+/// What a source text says of the name of a function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Named {
+    /// It is defined under this name.
+    As(Arc<str>),
+    /// It is defined without a name.
+    Nothing,
+    /// Several functions look alike.
+    Ambiguous,
+}
+
+type Definitions = HashMap<Definition, Named>;
+
+/// The functions of one source text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SourceIndex {
     definitions: Definitions,
@@ -37,13 +77,13 @@ impl SourceIndex {
 
     /// Bytes of memory that it takes, roughly.
     pub fn size(&self) -> usize {
-        let names = self.definitions.values().flatten().map(|name| name.len());
-        self.definitions.len() * 2 * size_of::<((u32, u32), Option<Arc<str>>)>() + names.sum::<usize>()
+        let names = self.definitions.values().map(|name| if let Named::As(name) = name { name.len() } else { 0 });
+        self.definitions.len() * 2 * size_of::<(Definition, Named)>() + names.sum::<usize>()
     }
 
-    /// The name of the function that begins and ends at these lines: `a.b.c`, `a.b:c`, `f`.
-    pub fn name(&self, first: u32, last: u32) -> Option<&Arc<str>> {
-        self.definitions.get(&(first, last))?.as_ref()
+    /// The name of a function: `a.b.c`, `a.b:c`, `f`. `None` when the text has no such function.
+    pub fn name(&self, definition: &Definition) -> Option<&Named> {
+        self.definitions.get(definition)
     }
 }
 
@@ -61,8 +101,8 @@ enum Token<'a> {
 
 /// What is open at a token.
 enum Open {
-    /// A function, with its first line and name.
-    Function(u32, Option<Arc<str>>),
+    /// A function, with its first line, its parameters and its name.
+    Function(u32, Parameters, Option<String>),
     /// `do` or `if`, ended by `end`.
     Block,
     /// `repeat`, ended by `until`.
@@ -79,17 +119,22 @@ fn definitions(tokens: &[(Token<'_>, u32)]) -> Option<Definitions> {
     for (index, &(token, line)) in tokens.iter().enumerate() {
         match token {
             Token::Word(b"function") => {
-                let (name, first) = function(tokens, index, &open)?;
+                let Head { name, first, parameters } = function(tokens, index, &open)?;
                 let name = name.filter(|name| name.len() <= MAX_NAME);
-                open.push(Open::Function(first.unwrap_or(line), name.map(Arc::from)));
+                open.push(Open::Function(first.unwrap_or(line), parameters, name));
             }
             Token::Word(b"do" | b"if") => open.push(Open::Block),
             Token::Word(b"repeat") => open.push(Open::Repeat),
             Token::Word(b"until") => matches!(open.pop()?, Open::Repeat).then_some(())?,
             Token::Word(b"end") => match open.pop()? {
                 Open::Block => {}
-                Open::Function(first, name) => {
-                    found.entry((first, line)).and_modify(|name| *name = None).or_insert(name);
+                Open::Function(first, parameters, name) => {
+                    match found.entry(Definition { first, last: line, parameters }) {
+                        Entry::Occupied(mut other) => drop(other.insert(Named::Ambiguous)),
+                        Entry::Vacant(new) => {
+                            new.insert(name.map_or(Named::Nothing, |name| Named::As(name.into())));
+                        }
+                    }
                 }
                 _ => return None,
             },
@@ -113,24 +158,47 @@ fn definitions(tokens: &[(Token<'_>, u32)]) -> Option<Definitions> {
     open.is_empty().then_some(found)
 }
 
-/// Name and first line of the function whose keyword is at `index`. The line is that of the keyword in a function
-/// statement (`None`), and that of the opening parenthesis otherwise, as LuaJIT's parser counts.
-fn function(tokens: &[(Token<'_>, u32)], index: usize, open: &[Open]) -> Option<(Option<String>, Option<u32>)> {
+/// The head of a function.
+struct Head {
+    name: Option<String>,
+    /// The line of the opening parenthesis, as LuaJIT's parser counts; `None` in a function statement, where it is that of
+    /// the keyword.
+    first: Option<u32>,
+    parameters: Parameters,
+}
+
+/// The head of the function whose keyword is at `index`.
+fn function(tokens: &[(Token<'_>, u32)], index: usize, open: &[Open]) -> Option<Head> {
     let mut at = index + 1;
-    let Token::Word(first) = tokens.get(at)?.0 else {
-        return Some((assigned(tokens, index, open), Some(tokens.get(at)?.1)));
+    let mut parameters = Parameters::default();
+    let (name, first) = if let Token::Word(word) = tokens.get(at)?.0 {
+        let mut name = Some(text(word));
+        let mut parts = 1;
+        at += 1;
+        while let Token::Mark(separator @ (b'.' | b':')) = tokens.get(at)?.0 {
+            let Token::Word(part) = tokens.get(at + 1)?.0 else { return None };
+            parts += 1;
+            name = name.filter(|_| parts <= MAX_PARTS).map(|name| format!("{name}{}{}", separator as char, text(part)));
+            if separator == b':' {
+                parameters.push(b"self");
+            }
+            at += 2;
+        }
+        let local = index > 0 && tokens[index - 1].0 == Token::Word(b"local");
+        (name, if local { Some(tokens.get(at)?.1) } else { None })
+    } else {
+        (assigned(tokens, index, open), Some(tokens.get(at)?.1))
     };
-    let mut name = text(first);
-    for _ in 0..MAX_PARTS {
-        at += 1;
-        let Token::Mark(separator @ (b'.' | b':')) = tokens.get(at)?.0 else { break };
-        at += 1;
-        let Token::Word(part) = tokens.get(at)?.0 else { return Some((None, None)) };
-        name.push(separator as char);
-        name.push_str(&text(part));
+    (tokens.get(at)?.0 == Token::Mark(b'(')).then_some(())?;
+    for (token, _) in tokens.get(at + 1..)? {
+        match token {
+            Token::Word(name) => parameters.push(name),
+            Token::Mark(b',') => {}
+            Token::Other => parameters.variadic = true,
+            _ => break,
+        }
     }
-    let local = index > 0 && tokens[index - 1].0 == Token::Word(b"local");
-    Some((Some(name), if local { Some(tokens.get(at)?.1) } else { None }))
+    Some(Head { name, first, parameters })
 }
 
 /// The name of what the value that begins at `index` is assigned to: a variable, a field, an entry of a table
@@ -352,8 +420,20 @@ impl<'a> Lexer<'a> {
 mod tests {
     use super::*;
 
+    fn parameters(names: &[&str], variadic: bool) -> Parameters {
+        let mut parameters = Parameters { variadic, ..Parameters::default() };
+        names.iter().for_each(|name| parameters.push(name.as_bytes()));
+        parameters
+    }
+
+    /// The name of the only function at these lines.
     fn name(source: &str, first: u32, last: u32) -> Option<String> {
-        SourceIndex::new(source.as_bytes()).name(first, last).map(|name| name.to_string())
+        let index = SourceIndex::new(source.as_bytes());
+        let mut at = index.definitions.iter().filter(|(at, _)| (at.first, at.last) == (first, last));
+        match (at.next()?.1, at.next()) {
+            (Named::As(name), None) => Some(name.to_string()),
+            _ => None,
+        }
     }
 
     #[test]
@@ -398,6 +478,22 @@ mod tests {
         for source in cases {
             assert_eq!(name(source, 1, 1), None, "{source}");
         }
+    }
+
+    #[test]
+    fn functions_in_one_line_are_told_apart_by_their_parameters() {
+        let source = "local function f(a, b) end function M:g(...) end local h = function(self) end k(function() end)";
+        let index = SourceIndex::new(source.as_bytes());
+        let name = |parameters| index.name(&Definition { first: 1, last: 1, parameters });
+        let named = |name: &str| Named::As(name.into());
+        assert_eq!(name(parameters(&["a", "b"], false)), Some(&named("f")));
+        assert_eq!(name(parameters(&["self"], true)), Some(&named("M:g")));
+        assert_eq!(name(parameters(&["self"], false)), Some(&named("h")));
+        assert_eq!(name(parameters(&[], false)), Some(&Named::Nothing));
+        assert_eq!(name(parameters(&["ab"], false)), None);
+        let alike = SourceIndex::new(b"f = function(a) end g = function(a) end");
+        let definition = Definition { first: 1, last: 1, parameters: parameters(&["a"], false) };
+        assert_eq!(alike.name(&definition), Some(&Named::Ambiguous));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Names the pieces of a woven stack: from addresses to the frames that a profile shows.
 
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustc_hash::FxHashMap;
 
@@ -601,7 +602,9 @@ fn seen_as(proto: &Proto) -> Prototype {
     }
 }
 
-/// The text of a source file as the process sees it. Nothing, when it is not there, no ordinary file, or too large.
+/// The text of a source file as the process sees it. Nothing, when it is not there, no ordinary file, or too large, or when
+/// it has been changed since the process started: then it may say something else than what was loaded. (A file that is
+/// put in place by renaming counts as changed then, whatever date it brings.)
 fn source_text(process: &Process, path: &str) -> Option<Arc<[u8]>> {
     let path = Path::new(path);
     let file = if path.is_absolute() {
@@ -610,7 +613,9 @@ fn source_text(process: &Process, path: &str) -> Option<Arc<[u8]>> {
         process.file_in_root(&process.working_directory().ok()?.join(path))
     };
     let file = file.ok()?;
-    if file.metadata().ok()?.len() > MAX_SOURCE as u64 {
+    let metadata = file.metadata().ok()?;
+    let changed = Duration::new(metadata.ctime().try_into().ok()?, metadata.ctime_nsec().try_into().ok()?);
+    if metadata.len() > MAX_SOURCE as u64 || SystemTime::UNIX_EPOCH + changed > process.started_at() {
         return None;
     }
     let mut text = Vec::new();

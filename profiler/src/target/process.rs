@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::io::Errno;
 
@@ -106,6 +106,16 @@ impl Process {
     /// When it started, in clock ticks after boot: with the pid, it names the process for as long as the machine runs.
     pub fn started(&self) -> u64 {
         self.started
+    }
+
+    /// When it started, by the clock that files are dated with; a clock tick (a hundredth of a second) later at most, never
+    /// earlier. As far off as that clock has been set since.
+    pub fn started_at(&self) -> SystemTime {
+        let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let now = Duration::new(boot.tv_sec.unsigned_abs(), boot.tv_nsec.unsigned_abs() as u32);
+        let ticks = rustix::param::clock_ticks_per_second();
+        let started = Duration::from_millis((self.started + 1) * 1000 / ticks);
+        SystemTime::now() - now.saturating_sub(started)
     }
 
     /// Its command name when it was opened (`comm`, at most 15 bytes), with bytes that are not UTF-8 replaced.
@@ -238,6 +248,8 @@ impl Stat {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
     use crate::target::live::live;
 
@@ -247,6 +259,7 @@ mod tests {
         assert_eq!(process.exe().unwrap(), std::env::current_exe().unwrap());
         assert!(process.is_running());
         assert!(process.started() > 0);
+        assert!(process.started_at() <= SystemTime::now() + Duration::from_millis(10));
         let arguments: Vec<Vec<u8>> = std::env::args_os().map(OsString::into_vec).collect();
         assert_eq!(process.arguments().unwrap(), arguments);
     }
@@ -261,6 +274,32 @@ mod tests {
         assert!(!process.is_running());
         assert!(matches!(process.maps(), Err(ProcessError::NotFound { .. })));
         assert!(matches!(Process::open(&live(), child.id()), Err(ProcessError::NotFound { .. })));
+    }
+
+    #[test]
+    fn a_process_starts_after_files_that_were_there_and_before_those_that_it_makes() {
+        let folder = tempfile::tempdir().unwrap();
+        let changed = |name| {
+            let metadata = std::fs::metadata(folder.path().join(name)).unwrap();
+            SystemTime::UNIX_EPOCH + Duration::new(metadata.ctime().unsigned_abs(), metadata.ctime_nsec() as u32)
+        };
+        std::fs::write(folder.path().join("before"), "").unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = Process::open(&live(), child.id()).unwrap();
+        let first = changed("before");
+        let later = || {
+            std::fs::write(folder.path().join("after"), "").unwrap();
+            changed("after") > process.started_at()
+        };
+        let deadline = SystemTime::now() + Duration::from_secs(10);
+        let mut is_later = later();
+        while !is_later && SystemTime::now() < deadline {
+            is_later = later();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(first <= process.started_at());
+        assert!(is_later);
     }
 
     #[test]
