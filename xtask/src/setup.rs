@@ -22,6 +22,8 @@ const NGINX: Packages = Packages {
     names: &["nginx-light", "libnginx-mod-http-lua", "wrk"],
     purpose: "nginx with lua-nginx-module, the program that is profiled, and the load for it",
 };
+const MODULES: Packages =
+    Packages { names: &["lua-cjson"], purpose: "a Lua module in C, whose functions the tests look for by name" };
 const COMPILER: Packages = Packages {
     names: &["gcc", "make", "libc6-dev"],
     purpose: "a C compiler, for the LuaJIT builds that the tests profile",
@@ -41,7 +43,7 @@ pub const BPF_LINKER: &str = "0.13.0";
 /// # Errors
 /// When something is missing and cannot be installed.
 pub fn everything() -> Result<()> {
-    install(&[NGINX, COMPILER, FUZZING, MEASURING, PROBE])?;
+    install(&[NGINX, MODULES, COMPILER, FUZZING, MEASURING, PROBE])?;
     luajit()?;
     bpf_linker()?;
     eprintln!("everything that the tasks need is there");
@@ -61,7 +63,7 @@ pub fn for_demo() -> Result<()> {
 /// # Errors
 /// As [`everything`].
 pub fn for_tests() -> Result<()> {
-    install(&[NGINX, COMPILER])?;
+    install(&[NGINX, MODULES, COMPILER])?;
     luajit().map(drop)
 }
 

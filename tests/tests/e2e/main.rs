@@ -5,6 +5,7 @@
 
 mod cli;
 mod hostile;
+mod names;
 mod nginx;
 mod truth;
 
@@ -23,7 +24,7 @@ fn test(name: impl Into<String>, run: impl FnOnce() -> anyhow::Result<()> + Send
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let tests = [truth::tests(), nginx::tests(), cli::tests(), hostile::tests()].into_iter().flatten();
+    let tests = [truth::tests(), names::tests(), nginx::tests(), cli::tests(), hostile::tests()].into_iter().flatten();
     let trials = tests
         .map(|(name, run)| {
             Trial::ignorable_test(name, move || match luaflame_tests::luaflame::unusable() {
