@@ -29,18 +29,12 @@ pub fn paths(stacks: &[Stack]) -> Vec<Path> {
     stacks.iter().filter_map(path).collect()
 }
 
-/// The Lua functions of the stacks in what LuaJIT's own profiler writes for graphical tools: names as the caller has them, or the file
-/// and the first line. What is no function of the graph, such as a builtin, is left out, as [`paths`] does.
+/// The Lua functions of the stacks in what LuaJIT's own profiler writes for graphical tools, a file and a line for each frame. What is
+/// no function of the graph, such as a builtin, is left out, as [`paths`] does.
 pub fn paths_of_jit_p(report: &str, graph: &Graph) -> Vec<Path> {
     let function = |label: &str| -> Option<String> {
-        if graph.functions.contains_key(label) {
-            return Some(label.to_owned());
-        }
         let (file, line) = label.rsplit_once(':')?;
-        let line: u32 = line.parse().ok()?;
-        let mut defined = graph.functions.iter().filter(|(_, at)| at.file == file && at.line == line);
-        // The main chunk's line is 0.
-        defined.next().map(|(name, _)| name.clone())
+        graph.at(file, line.parse().ok()?).map(str::to_owned)
     };
     let path = |line: &str| {
         let (labels, count) = line.rsplit_once(' ')?;
@@ -105,15 +99,16 @@ mod tests {
     }
 
     #[test]
-    fn a_report_names_functions_by_their_callers_or_by_their_place() {
+    fn a_report_tells_functions_by_their_lines() {
         let mut graph = Graph::default();
-        for (name, line) in [(MAIN, 0), ("a", 3), ("b", 7)] {
-            graph.functions.insert(name.to_owned(), Definition { file: "t.lua".into(), line, end: line + 2 });
+        for (name, line, end) in [(MAIN, 0, 20), ("a", 3, 5), ("b", 7, 9)] {
+            graph.functions.insert(name.to_owned(), Definition { file: "t.lua".into(), line, end });
         }
-        let paths = paths_of_jit_p("@0x55;t.lua:0;a;sort;t.lua:7 5\n@0x55;t.lua:0;sort 2\n@0x55 1\n", &graph);
+        let report =
+            "@0x55;t.lua:12;t.lua:4;[builtin:sort];t.lua:8 5\n@0x55;t.lua:12;[builtin:sort] 2\n@0x55;u.lua:3 1\n";
         let path =
             |functions: &[&str], count| Path { functions: functions.iter().map(|f| (*f).into()).collect(), count };
-        assert_eq!(paths, [path(&[MAIN, "a", "b"], 5), path(&[MAIN], 2)]);
+        assert_eq!(paths_of_jit_p(report, &graph), [path(&[MAIN, "a", "b"], 5), path(&[MAIN], 2)]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! LuaJIT's own profiler as an independent witness: both watch the same run of a program.
 
 use std::fs;
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 
@@ -32,8 +33,11 @@ pub fn beside_jit_p(workload: &Workload, mode: Mode, samples: u64, frequency: u3
     let modules = modules.context("LuaJIT's own modules are not in target/luajit")?;
     let mut command = Runtime::CommandLine.command(mode)?;
     command.env("LUA_PATH", format!("{}/?.lua;;", modules.display()));
-    // Functions, for graphical tools, every millisecond; the kernel's timer makes it a tick, such as 4 ms.
-    command.arg(format!("-jp=fGi1,{}", report.display())).arg(&workload.script);
+    // Lines, since names are those of the caller: a function that is entered by a tail call has another one's. For graphical tools,
+    // every millisecond; the kernel's timer makes it a tick, such as 4 ms.
+    command.arg(format!("-jp=lGi1,{}", report.display())).arg(&workload.script);
+    // It says where it was interrupted.
+    command.stderr(Stdio::null());
     let mut target = Target::start(&mut command)?;
     let sampled = sample(&mut target, samples, frequency)?;
     // The report is written when the VM is closed.
@@ -41,5 +45,8 @@ pub fn beside_jit_p(workload: &Workload, mode: Mode, samples: u64, frequency: u3
     let text = fs::read_to_string(&report).context("jit.p wrote no report")?;
     let jit_p = paths_of_jit_p(&text, &workload.graph);
     ensure!(!jit_p.is_empty(), "the report of jit.p cannot be read:\n{text}");
-    Ok(Seen { luaflame: paths(&sampled.stacks), jit_p })
+    let mut luaflame = paths(&sampled.stacks);
+    // The other profiler is Lua, too.
+    luaflame.retain(|path| path.functions.iter().all(|name| workload.graph.functions.contains_key(name)));
+    Ok(Seen { luaflame, jit_p })
 }
