@@ -6,12 +6,14 @@
 //! probe (kernel) -> sample -> unwind native + decode Lua -> weave -> symbolize -> profile -> format
 //! ```
 
+pub mod capture;
 pub mod format;
 pub mod luajit;
 pub mod native;
 pub mod probe;
 pub mod profile;
 pub mod record;
+pub mod replay;
 pub mod stack;
 pub mod target;
 pub mod targets;

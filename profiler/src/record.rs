@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -79,6 +80,9 @@ pub fn record(
     for pid in &options.pids {
         targets.add(*pid)?;
     }
+    if world.is_full() {
+        bail!("the memory that was searched for LuaJIT is more than a capture can hold; leave out --with-memory");
+    }
     // The kernel checks the probe in its own time, and reads out its symbols in the meantime.
     let symbols = &mut targets.symbols;
     let mut probe = thread::scope(|scope| {
@@ -91,6 +95,7 @@ pub fn record(
     probe.start(options.event, options.frequency)?;
     targets.profile.meta = Meta {
         processes: targets.named.clone(),
+        lua: options.lua,
         frequency: options.frequency,
         event: probe.event.to_owned(),
         seconds: 0.0,
@@ -98,7 +103,7 @@ pub fn record(
     let start = Instant::now();
     let mut observed = start;
     let left = || options.duration.map(|duration| duration.saturating_sub(start.elapsed()));
-    let is_over = || stop.load(Ordering::Relaxed) || left() == Some(Duration::ZERO);
+    let is_over = || stop.load(Ordering::Relaxed) || left() == Some(Duration::ZERO) || world.is_full();
     while !is_over() && targets.any_alive() {
         wait(&probe, left().map_or(READ_EVERY, |left| left.min(READ_EVERY)));
         targets.read(&mut probe, is_over);
@@ -132,7 +137,7 @@ fn wait(probe: &Probe, time: Duration) {
 }
 
 /// CPU time of this process so far, in seconds.
-fn own_cpu() -> f64 {
+pub(crate) fn own_cpu() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }

@@ -48,6 +48,11 @@ fn usage_errors_exit_with_2() {
         &["-p", "7", "--no-lua", "--lua-only"],
         &["-p", "7", "-o", ""],
         &["-p", "7", "7"],
+        &["record"],
+        &["record", "-p", "7", "--with-memory"],
+        &["replay"],
+        &["replay", "a.luaflame", "-o", "-"],
+        &["-p", "7", "replay", "a.luaflame"],
     ] {
         refusal(2, arguments);
     }
@@ -73,6 +78,22 @@ fn output_that_cannot_be_written_is_found_first() {
     assert!(text.contains("kept.svg/flame.svg cannot be written"), "{text}");
     let text = refusal(1, &["-p", "7", "-f", "svg", "-o", "/proc/version"]);
     assert!(text.contains("/proc/version cannot be written"), "{text}");
+}
+
+#[test]
+fn help_says_what_a_capture_contains() {
+    for arguments in [&["--help"][..], &["record", "--help"]] {
+        let text = String::from_utf8(luaflame(Path::new("/"), arguments).stdout).unwrap();
+        assert!(text.contains("--with-memory") && text.contains("MEMORY OF THE"), "{text}");
+    }
+}
+
+#[test]
+fn a_capture_that_cannot_be_replayed_is_named() {
+    let text = refusal(1, &["replay", "none.luaflame", "-o", "flame.svg"]);
+    assert!(text.contains("none.luaflame cannot be replayed: it cannot be read: No such file"), "{text}");
+    let text = refusal(1, &["replay", "kept.svg", "-o", "flame.svg"]);
+    assert!(text.contains("kept.svg cannot be replayed: it is not a capture"), "{text}");
 }
 
 /// Without privileges the refusal is another one, and the same holds.

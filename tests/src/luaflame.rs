@@ -23,7 +23,8 @@ pub fn unusable() -> Option<String> {
     (!rustix::process::geteuid().is_root()).then(|| "loading an eBPF program needs root".to_owned())
 }
 
-fn program() -> PathBuf {
+/// The program under test.
+pub fn program() -> PathBuf {
     std::env::var_os("LUAFLAME").map_or_else(|| target_dir().join("release/luaflame"), PathBuf::from)
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use luaflame::format::Format;
 use luaflame::profile::view::{Lines, View};
 use luaflame::record;
@@ -27,6 +27,9 @@ Examples:
   sudo luaflame -p $(cat nginx.pid) -o flame.svg  all workers of an nginx, until Ctrl-C
   sudo luaflame -p 1234 -t 1m --lua-only          Lua functions only, to luaflame-1234.svg
   sudo luaflame -p 1234 -t 10 -o stacks.folded    folded stacks, for other tools
+  sudo luaflame record -p 1234 -t 10 --with-memory x.luaflame
+                                                  the same as without `record`, and keep what was read
+  luaflame replay x.luaflame -o flame.svg         draw it again, anywhere, without privileges
 
 Ctrl-C ends sampling and writes what there is; a second Ctrl-C gives up and writes nothing.
 
@@ -39,8 +42,36 @@ Exit codes:
 
 /// The arguments of `luaflame`.
 #[derive(Debug, Parser)]
-#[command(version, about = ABOUT, long_about = LONG_ABOUT, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(
+    version,
+    about = ABOUT,
+    long_about = LONG_ABOUT,
+    after_help = AFTER_HELP,
+    max_term_width = 100,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true
+)]
 pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    record: RecordArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Sample processes and draw where their CPU time goes; so does luaflame without a command
+    #[command(max_term_width = 100)]
+    Record(RecordArgs),
+    /// Draw what a capture with memory holds: no privileges and no process are needed
+    #[command(max_term_width = 100)]
+    Replay(ReplayArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct RecordArgs {
     /// Process to profile, with all its threads and the children that it starts; of an nginx master, its workers. Can be
     /// given several times, or as a list with commas
     #[arg(short, long = "pid", value_name = "PID", required = true, value_delimiter = ',', value_parser = pid())]
@@ -61,7 +92,36 @@ pub struct Args {
     #[arg(short = 'F', long = "freq", value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     frequency: u32,
 
-    /// File to write, or - for standard output. Without it, a new file luaflame-PID.svg, or -2 and so on when that exists
+    /// What takes the samples
+    #[arg(long, value_name = "EVENT", default_value = "auto")]
+    event: EventArg,
+
+    /// Look for no LuaJIT: draw native and kernel functions only, of any process
+    #[arg(long, conflicts_with = "lua_only")]
+    no_lua: bool,
+
+    /// Also write all that is read of the processes into this file, for luaflame replay. It contains MEMORY OF THE
+    /// PROCESSES, in which passwords, keys and data of users may be, and is readable by its owner alone
+    #[arg(long, value_name = "FILE.luaflame")]
+    with_memory: Option<PathBuf>,
+
+    #[command(flatten)]
+    drawing: DrawingArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct ReplayArgs {
+    /// The capture, a file that --with-memory has written
+    capture: PathBuf,
+
+    #[command(flatten)]
+    drawing: DrawingArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct DrawingArgs {
+    /// File to write, or - for standard output. Without it, a new file luaflame-PID.svg, or for a capture one of its name,
+    /// with -2 and so on when that exists
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
@@ -77,10 +137,6 @@ pub struct Args {
     #[arg(long)]
     no_kernel: bool,
 
-    /// Look for no LuaJIT: draw native and kernel functions only, of any process
-    #[arg(long, conflicts_with = "lua_only")]
-    no_lua: bool,
-
     /// Draw Lua functions and the builtin and C functions that they call only, and no samples outside Lua
     #[arg(long)]
     lua_only: bool,
@@ -88,10 +144,6 @@ pub struct Args {
     /// How finely lines of Lua functions are told apart
     #[arg(long, value_name = "HOW", default_value = "function")]
     lines: LinesArg,
-
-    /// What takes the samples
-    #[arg(long, value_name = "EVENT", default_value = "auto")]
-    event: EventArg,
 
     /// Exit with 1 when more than a fifth of the frames could not be resolved
     #[arg(long)]
@@ -129,8 +181,8 @@ enum EventArg {
 /// What to do.
 #[derive(Debug)]
 pub struct Plan {
-    /// What to record.
-    pub record: record::Options,
+    /// Where the samples are from.
+    pub source: Source,
     /// What of it to draw.
     pub view: View,
     /// The format to write.
@@ -141,6 +193,20 @@ pub struct Plan {
     pub title: Option<String>,
     /// Much that is unresolved is an error.
     pub strict: bool,
+}
+
+/// Where samples are from.
+#[derive(Debug)]
+pub enum Source {
+    /// Running processes.
+    Processes {
+        /// What to record.
+        options: record::Options,
+        /// Where to write a capture, too.
+        with_memory: Option<PathBuf>,
+    },
+    /// A capture.
+    Capture(PathBuf),
 }
 
 /// Where to write.
@@ -158,6 +224,55 @@ impl Args {
     /// # Errors
     /// When they do not say which format to write.
     pub fn plan(self) -> Result<Plan, clap::Error> {
+        match self.command {
+            None => self.record.plan(),
+            Some(Command::Record(record)) => record.plan(),
+            Some(Command::Replay(replay)) => {
+                let stem = replay.capture.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                replay.drawing.plan(Source::Capture(replay.capture), stem)
+            }
+        }
+    }
+}
+
+impl RecordArgs {
+    fn plan(self) -> Result<Plan, clap::Error> {
+        let stem = format!("luaflame-{}", self.pids[0]);
+        let mut pids = Vec::new();
+        for pid in self.pids {
+            if !pids.contains(&pid) {
+                pids.push(pid);
+            }
+        }
+        let event = match self.event {
+            EventArg::Auto => record::Event::Auto,
+            EventArg::Cycles => record::Event::Cycles,
+            EventArg::CpuClock => record::Event::CpuClock,
+        };
+        let options = record::Options {
+            pids,
+            duration: self.time,
+            frequency: self.frequency,
+            event,
+            kernel: self.drawing.kernel(),
+            lua: !self.no_lua,
+        };
+        self.drawing.plan(Source::Processes { options, with_memory: self.with_memory }, stem)
+    }
+}
+
+impl DrawingArgs {
+    fn kernel(&self) -> bool {
+        !self.no_kernel && !self.lua_only
+    }
+
+    fn plan(self, source: Source, stem: String) -> Result<Plan, clap::Error> {
+        let lines = match self.lines {
+            LinesArg::Function => Lines::Function,
+            LinesArg::Line => Lines::Line,
+            LinesArg::None => Lines::None,
+        };
+        let view = View { lua_only: self.lua_only, kernel: self.kernel(), lines };
         let asked = self.format.map(|format| match format {
             FormatArg::Svg => Format::Svg,
             FormatArg::Folded => Format::Folded,
@@ -174,40 +289,9 @@ impl Args {
                 };
                 (Destination::Path(path), format)
             }
-            None => (Destination::Unused(format!("luaflame-{}", self.pids[0])), asked.unwrap_or(Format::Svg)),
+            None => (Destination::Unused(stem), asked.unwrap_or(Format::Svg)),
         };
-        let mut pids = Vec::new();
-        for pid in self.pids {
-            if !pids.contains(&pid) {
-                pids.push(pid);
-            }
-        }
-        let lines = match self.lines {
-            LinesArg::Function => Lines::Function,
-            LinesArg::Line => Lines::Line,
-            LinesArg::None => Lines::None,
-        };
-        let event = match self.event {
-            EventArg::Auto => record::Event::Auto,
-            EventArg::Cycles => record::Event::Cycles,
-            EventArg::CpuClock => record::Event::CpuClock,
-        };
-        let kernel = !self.no_kernel && !self.lua_only;
-        Ok(Plan {
-            record: record::Options {
-                pids,
-                duration: self.time,
-                frequency: self.frequency,
-                event,
-                kernel,
-                lua: !self.no_lua,
-            },
-            view: View { lua_only: self.lua_only, kernel, lines },
-            format,
-            destination,
-            title: self.title,
-            strict: self.strict,
-        })
+        Ok(Plan { view, source, format, destination, title: self.title, strict: self.strict })
     }
 }
 
@@ -248,6 +332,13 @@ mod tests {
         Args::try_parse_from(["luaflame"].iter().chain(arguments))?.plan()
     }
 
+    fn options(plan: &Plan) -> &record::Options {
+        match &plan.source {
+            Source::Processes { options, .. } => options,
+            Source::Capture(_) => panic!("it records nothing"),
+        }
+    }
+
     #[test]
     fn the_definition_is_consistent() {
         Args::command().debug_assert();
@@ -276,7 +367,7 @@ mod tests {
     #[test]
     fn pids_can_be_repeated_and_listed() {
         let plan = plan(&["-p", "7", "--pid", "8,7,9"]).unwrap();
-        assert_eq!(plan.record.pids, [7, 8, 9]);
+        assert_eq!(options(&plan).pids, [7, 8, 9]);
         assert!(matches!(plan.destination, Destination::Unused(stem) if stem == "luaflame-7"));
         assert_eq!(plan.format, Format::Svg);
     }
@@ -285,9 +376,9 @@ mod tests {
     fn all_names_of_the_time_are_known() {
         for option in ["-t", "--time", "-d", "--duration"] {
             let plan = plan(&["-p7", option, "3"]).unwrap();
-            assert_eq!(plan.record.duration, Some(Duration::from_secs(3)), "{option}");
+            assert_eq!(options(&plan).duration, Some(Duration::from_secs(3)), "{option}");
         }
-        assert_eq!(plan(&["-p7"]).unwrap().record.duration, None);
+        assert_eq!(options(&plan(&["-p7"]).unwrap()).duration, None);
     }
 
     #[test]
@@ -300,9 +391,28 @@ mod tests {
     }
 
     #[test]
+    fn record_means_what_no_command_means() {
+        let arguments = ["-p7", "-t3", "-o", "a.svg", "--with-memory", "a.luaflame"];
+        let recorded = plan(&[&["record"][..], &arguments[..]].concat()).unwrap();
+        assert_eq!(format!("{recorded:?}"), format!("{:?}", plan(&arguments).unwrap()));
+        assert!(matches!(recorded.source, Source::Processes { with_memory: Some(_), .. }));
+        assert_eq!(plan(&["record"]).unwrap_err().exit_code(), 2, "no process");
+    }
+
+    #[test]
+    fn a_replay_is_drawn_under_its_own_name() {
+        let replayed = plan(&["replay", "folder/slow.luaflame", "--lines", "line"]).unwrap();
+        assert!(matches!(&replayed.source, Source::Capture(path) if path.ends_with("slow.luaflame")));
+        assert!(matches!(replayed.destination, Destination::Unused(stem) if stem == "slow"));
+        assert_eq!(plan(&["replay", "a.luaflame", "-o", "-"]).unwrap_err().exit_code(), 2, "no format");
+        assert_eq!(plan(&["replay"]).unwrap_err().exit_code(), 2, "no capture");
+        assert_eq!(plan(&["-p7", "replay", "a.luaflame"]).unwrap_err().exit_code(), 2, "both");
+    }
+
+    #[test]
     fn lua_only_needs_no_kernel_stacks() {
         let plan = plan(&["-p7", "--lua-only", "--lines", "line"]).unwrap();
-        assert!(plan.view.lua_only && !plan.record.kernel && plan.record.lua);
+        assert!(plan.view.lua_only && !options(&plan).kernel && options(&plan).lua);
         assert_eq!(plan.view.lines, Lines::Line);
     }
 }

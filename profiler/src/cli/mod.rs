@@ -8,24 +8,29 @@ mod summary;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, bail};
+use luaflame::capture::{Capture, Recorder, Recording};
 use luaflame::format::label::printable;
-use luaflame::format::output::Output;
+use luaflame::format::output::{Output, OutputError};
 use luaflame::format::{Format, folded, svg};
 use luaflame::probe::requirements;
 use luaflame::profile::Profile;
-use luaflame::record::record;
+use luaflame::record::{self, record};
+use luaflame::replay::replay;
 use luaflame::target::live::live;
+use luaflame::target::world::World;
 
 pub use args::Args;
-use args::{Destination, Plan};
+use args::{Destination, Plan, Source};
 use progress::ProgressLine;
 use signals::Interrupt;
 
 /// Most characters of a line of an error, which may name what other processes called themselves.
 const ERROR_LIMIT: usize = 2_000;
+const NO_INTERRUPT: &str = "Ctrl-C cannot be handled";
 
 /// Does what the plan says, and tells the user how it went.
 pub fn run(plan: &Plan) -> ExitCode {
@@ -44,25 +49,52 @@ fn profile(plan: &Plan) -> anyhow::Result<ExitCode> {
         Destination::Path(path) => Output::at(path)?,
         Destination::Unused(stem) => Output::unused(Path::new("."), stem, plan.format.extension())?,
     };
-    requirements::check()?;
-    let interrupt = Interrupt::install().context("Ctrl-C cannot be handled")?;
+    match &plan.source {
+        Source::Processes { options, with_memory: None } => {
+            requirements::check()?;
+            let interrupt = Interrupt::install().context(NO_INTERRUPT)?;
+            let profile = sample(options, &live(), &interrupt)?;
+            draw(plan, &profile, output, &interrupt)
+        }
+        Source::Processes { options, with_memory: Some(path) } => {
+            let capture = Output::at(path)?.secret();
+            requirements::check()?;
+            let interrupt = Interrupt::install().context(NO_INTERRUPT)?;
+            let recorder = Recorder::new(live());
+            let world: Arc<dyn World> = Arc::new(recorder.clone());
+            let profile = sample(options, &world, &interrupt)?;
+            let code = draw(plan, &profile, output, &interrupt)?;
+            let bytes =
+                recorder.finish(&Recording::of(options, &profile)).context("the kernel's symbols cannot be read")?;
+            let file = write(capture, &bytes, &interrupt)?;
+            say(&summary::capture(&file, bytes.len(), world.is_full()));
+            Ok(code)
+        }
+        Source::Capture(path) => {
+            let capture = Capture::open(path)?;
+            let interrupt = Interrupt::install().context(NO_INTERRUPT)?;
+            let profile = replay(capture, interrupt.stop())?;
+            draw(plan, &profile, output, &interrupt)
+        }
+    }
+}
 
-    let line = ProgressLine::new(plan.record.duration);
-    let recorded = record(&plan.record, &live(), interrupt.stop(), &mut |progress| {
+/// Samples processes, and shows meanwhile how that stands.
+fn sample(options: &record::Options, world: &Arc<dyn World>, interrupt: &Interrupt) -> anyhow::Result<Profile> {
+    let line = ProgressLine::new(options.duration);
+    record(options, world, interrupt.stop(), &mut |progress| {
         line.show(progress, interrupt.stop().load(Ordering::Relaxed));
-    });
-    drop(line);
-    let recorded = recorded?;
-    let shown = plan.view.of(&recorded);
+    })
+}
+
+/// Draws what is to be seen of a profile, and says how it came about.
+fn draw(plan: &Plan, recorded: &Profile, output: Output, interrupt: &Interrupt) -> anyhow::Result<ExitCode> {
+    let shown = plan.view.of(recorded);
     if shown.stacks().len() == 0 {
-        bail!(summary::nothing_to_draw(plan, &recorded));
+        bail!(summary::nothing_to_draw(plan, recorded));
     }
     let bytes = rendered(plan, &shown).context("the profile could not be drawn")?;
-    let written = {
-        let _whole = output.is_moved_into_place().then(|| interrupt.hold());
-        output.write(&bytes)
-    };
-    let file = match written {
+    let file = match write(output, &bytes, interrupt) {
         Ok(file) => file,
         Err(error) if error.is_closed_pipe() => return Ok(ExitCode::SUCCESS),
         Err(error) => return Err(error.into()),
@@ -73,8 +105,14 @@ fn profile(plan: &Plan) -> anyhow::Result<ExitCode> {
     if unresolved {
         say(&summary::unresolved_warning(counters));
     }
-    say(&summary::line(counters, plan.record.lua, &file));
+    say(&summary::line(counters, recorded.meta.lua, &file));
     Ok(if unresolved && plan.strict { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Writes a file whole, or not at all. Returns its name.
+fn write(output: Output, bytes: &[u8], interrupt: &Interrupt) -> Result<String, OutputError> {
+    let _whole = output.is_moved_into_place().then(|| interrupt.hold());
+    output.write(bytes)
 }
 
 fn rendered(plan: &Plan, shown: &Profile) -> io::Result<Vec<u8>> {

@@ -31,6 +31,16 @@ pub fn line(counters: &Counters, lua: bool, file: &str) -> String {
     format!("{}; written to {file}", parts.join(", "))
 }
 
+/// The line that says where a capture is, and what that means.
+pub fn capture(file: &str, bytes: usize, full: bool) -> String {
+    let early = if full { "sampling ended early, because the capture became too large; " } else { "" };
+    format!(
+        "{early}{file} ({:.1} MiB, readable by its owner alone) CONTAINS MEMORY of the processes, in which secrets may be; \
+         luaflame replay draws it again",
+        bytes as f64 / f64::from(1 << 20)
+    )
+}
+
 /// The graph misleads because too much of it has no name.
 pub fn is_mostly_unresolved(counters: &Counters) -> bool {
     share(counters.unresolved, counters.frames) > UNRESOLVED_LIMIT
@@ -91,7 +101,7 @@ pub fn nothing_to_draw(plan: &Plan, profile: &Profile) -> String {
         );
     }
     let processes = match profile.meta.processes.as_slice() {
-        [] => format!("process {}", plan.record.pids[0]),
+        [] => "the process".to_owned(),
         [(pid, name)] => format!("{} (pid {pid})", printable(name, NAME_LIMIT)),
         [(pid, name), more @ ..] => format!("{} (pid {pid}) and {} more", printable(name, NAME_LIMIT), more.len()),
     };

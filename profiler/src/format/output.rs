@@ -20,7 +20,13 @@ const NUMBER_LIMIT: u32 = 9999;
 #[derive(Debug)]
 pub struct Output {
     place: Place,
+    mode: u32,
 }
+
+/// The permissions that new files have, before the user's own limits.
+const OPEN: u32 = 0o666;
+/// The permissions of a file that nobody but its owner may read.
+const SECRET: u32 = 0o600;
 
 #[derive(Debug)]
 enum Place {
@@ -84,15 +90,15 @@ impl Output {
     /// When it cannot be written, as far as that can be known without changing anything.
     pub fn at(path: &Path) -> Result<Output, OutputError> {
         if path == Path::new("-") {
-            return Ok(Output { place: Place::Stdout });
+            return Ok(Output { place: Place::Stdout, mode: OPEN });
         }
         let failed = |action| move |error| OutputError::Failed { path: path.to_owned(), action, error };
         if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
             return Err(OutputError::IsDirectory(path.to_owned()));
         }
         let target = match follow_links(path).map_err(failed("following the links"))? {
-            Target::Stdout => return Ok(Output { place: Place::Stdout }),
-            Target::Descriptor(path) => return Ok(Output { place: Place::Stream(path) }),
+            Target::Stdout => return Ok(Output { place: Place::Stdout, mode: OPEN }),
+            Target::Descriptor(path) => return Ok(Output { place: Place::Stream(path), mode: OPEN }),
             Target::Path(target) => target,
         };
         match fs::metadata(&target) {
@@ -107,7 +113,7 @@ impl Output {
             Ok(_) => {
                 // Opening a pipe would wait for its reader.
                 rustix::fs::access(&target, Access::WRITE_OK).map_err(|error| failed("opening it")(error.into()))?;
-                return Ok(Output { place: Place::Stream(target) });
+                return Ok(Output { place: Place::Stream(target), mode: OPEN });
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed("looking it up")(error)),
@@ -116,8 +122,8 @@ impl Output {
         if !directory.is_dir() {
             return Err(OutputError::NoDirectory { path: path.to_owned(), directory });
         }
-        temporary(&directory).map_err(failed("creating a file in its directory"))?;
-        Ok(Output { place: Place::File { directory, path: target } })
+        temporary(&directory, OPEN).map_err(failed("creating a file in its directory"))?;
+        Ok(Output { place: Place::File { directory, path: target }, mode: OPEN })
     }
 
     /// A new file in `directory` named `stem.extension`, or `stem-2.extension` and so on when that exists.
@@ -125,12 +131,20 @@ impl Output {
     /// # Errors
     /// When no file can be created in the directory.
     pub fn unused(directory: &Path, stem: &str, extension: &'static str) -> Result<Output, OutputError> {
-        temporary(directory).map_err(|error| OutputError::Failed {
+        temporary(directory, OPEN).map_err(|error| OutputError::Failed {
             path: directory.join(numbered(stem, 1, extension)),
             action: "creating a file in its directory",
             error,
         })?;
-        Ok(Output { place: Place::Unused { directory: directory.to_owned(), stem: stem.to_owned(), extension } })
+        Ok(Output {
+            place: Place::Unused { directory: directory.to_owned(), stem: stem.to_owned(), extension },
+            mode: OPEN,
+        })
+    }
+
+    /// The same place for something that nobody but its owner may read, whoever may read what is there now.
+    pub fn secret(self) -> Output {
+        Output { mode: SECRET, ..self }
     }
 
     /// Writing makes a temporary file, which would be left behind if the process ended meanwhile.
@@ -157,9 +171,12 @@ impl Output {
                 Ok(path.display().to_string())
             }
             Place::File { directory, path } => {
-                let mut file = temporary(&directory).map_err(failure(&path, "creating a file in its directory"))?;
+                let mut file =
+                    temporary(&directory, self.mode).map_err(failure(&path, "creating a file in its directory"))?;
                 file.write_all(bytes).map_err(failure(&path, "writing"))?;
-                if let Ok(existing) = fs::metadata(&path) {
+                if self.mode == OPEN
+                    && let Ok(existing) = fs::metadata(&path)
+                {
                     keep_owner_and_mode(file.as_file(), &existing)
                         .map_err(failure(&path, "keeping its permissions"))?;
                 }
@@ -168,7 +185,8 @@ impl Output {
             }
             Place::Unused { directory, stem, extension } => {
                 let first = directory.join(numbered(&stem, 1, extension));
-                let mut file = temporary(&directory).map_err(failure(&first, "creating a file in its directory"))?;
+                let mut file =
+                    temporary(&directory, self.mode).map_err(failure(&first, "creating a file in its directory"))?;
                 file.write_all(bytes).map_err(failure(&first, "writing"))?;
                 for number in 1..=NUMBER_LIMIT {
                     let path = directory.join(numbered(&stem, number, extension));
@@ -188,12 +206,12 @@ fn failure(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Outpu
     move |error| OutputError::Failed { path: path.to_owned(), action, error }
 }
 
-/// A file that is removed when dropped, with the permissions that new files have.
-fn temporary(directory: &Path) -> io::Result<tempfile::NamedTempFile> {
+/// A file that is removed when dropped.
+fn temporary(directory: &Path, mode: u32) -> io::Result<tempfile::NamedTempFile> {
     tempfile::Builder::new()
         .prefix(".luaflame-")
         .suffix(".tmp")
-        .permissions(Permissions::from_mode(0o666))
+        .permissions(Permissions::from_mode(mode))
         .tempfile_in(directory)
 }
 
@@ -283,6 +301,20 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
         assert_eq!(names(directory.path()), ["a.svg"]);
+    }
+
+    #[test]
+    fn a_secret_is_readable_by_its_owner_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["new", "existing"] {
+            let path = directory.path().join(name);
+            if name == "existing" {
+                fs::write(&path, "old").unwrap();
+                fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+            }
+            Output::at(&path).unwrap().secret().write(b"secret").unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600, "{name}");
+        }
     }
 
     #[test]

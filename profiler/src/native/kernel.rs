@@ -1,5 +1,6 @@
 //! Names of kernel functions, from `/proc/kallsyms`.
 
+use std::collections::BTreeSet;
 use std::io::BufRead;
 use std::sync::Arc;
 
@@ -98,6 +99,37 @@ impl KernelSymbols {
     }
 }
 
+/// The part of a text like `/proc/kallsyms` that is needed to find the functions at these addresses.
+///
+/// # Errors
+/// When the text cannot be read.
+pub fn excerpt(text: impl BufRead, addresses: &BTreeSet<u64>) -> std::io::Result<String> {
+    let table = match Table::read(text) {
+        Ok(table) => table,
+        Err(NoKernelSymbols::Hidden { .. }) => return Ok("0000000000000000 t hidden\n".to_owned()),
+        Err(NoKernelSymbols::Empty) => return Ok(String::new()),
+        Err(NoKernelSymbols::Unreadable(error)) => return Err(std::io::Error::other(error)),
+    };
+    let mut needed = BTreeSet::new();
+    for address in addresses {
+        let after = table.entries.partition_point(|entry| entry.address <= *address);
+        // The next one says where it ends.
+        needed.extend(after.checked_sub(1).into_iter().chain([after]));
+    }
+    let mut lines = String::new();
+    for entry in needed.into_iter().filter_map(|index| table.entries.get(index)) {
+        let address = entry.address;
+        match table.symbol(entry) {
+            Some(KernelSymbol { name, module: Some(module) }) => {
+                lines += &format!("{address:016x} t {name}\t[{module}]\n")
+            }
+            Some(KernelSymbol { name, module: None }) => lines += &format!("{address:016x} t {name}\n"),
+            None => lines += &format!("{address:016x} d -\n"),
+        }
+    }
+    Ok(lines)
+}
+
 impl Table {
     /// Reads lines such as `ffffffff81000080 T entry_SYSCALL_64` or `ffffffffc0a00000 t nf_hook [nf_tables]`.
     fn read(mut input: impl BufRead) -> Result<Self, NoKernelSymbols> {
@@ -165,7 +197,15 @@ impl Table {
     fn lookup(&self, address: u64) -> Option<KernelSymbol<'_>> {
         let after = self.entries.partition_point(|entry| entry.address <= address);
         let entry = &self.entries[after.checked_sub(1)?];
-        if entry.length == 0 || address - entry.address >= MAX_FUNCTION {
+        if address - entry.address >= MAX_FUNCTION {
+            return None;
+        }
+        self.symbol(entry)
+    }
+
+    /// The function at the start of an entry; `None` when it is none.
+    fn symbol(&self, entry: &Entry) -> Option<KernelSymbol<'_>> {
+        if entry.length == 0 {
             return None;
         }
         let start = entry.name as usize;
@@ -211,6 +251,25 @@ ffffffffc0002000 t bpf_prog_1 [bpf]
         assert_eq!(at(0xffff_ffff_c000_07ff), Some(("other", Some("ext4"))));
         assert_eq!(at(0xffff_ffff_c000_1fff), Some(("nf_hook", Some("nf_tables"))));
         assert_eq!(at(0xffff_ffff_c000_2000), Some(("bpf_prog_1", Some("bpf"))));
+    }
+
+    #[test]
+    fn an_excerpt_answers_like_the_whole() {
+        let whole = table(TEXT).unwrap();
+        for addresses in
+            [&[0xffff_ffff_8100_0fff, 0xffff_ffff_c000_17ff][..], &[0xffff_ffff_8100_2800, 0xffff_ffff_c000_0800], &[5]]
+        {
+            let excerpt = excerpt(TEXT.as_bytes(), &addresses.iter().copied().collect()).unwrap();
+            assert!(excerpt.lines().count() <= 2 * addresses.len(), "{excerpt}");
+            if let Ok(part) = table(&excerpt) {
+                for address in addresses {
+                    assert_eq!(part.lookup(*address), whole.lookup(*address), "{address:#x} in {excerpt}");
+                }
+            }
+        }
+        let hidden = "0000000000000000 T _text\n";
+        let excerpt = excerpt(hidden.as_bytes(), &BTreeSet::from([5])).unwrap();
+        assert!(matches!(table(&excerpt), Err(NoKernelSymbols::Hidden { .. })));
     }
 
     #[test]

@@ -84,6 +84,8 @@ pub struct Profile {
 pub struct Meta {
     /// The processes profiled, each with its pid and command name.
     pub processes: Vec<(u32, String)>,
+    /// LuaJIT was looked for.
+    pub lua: bool,
     /// Samples per second and CPU that were asked for.
     pub frequency: u32,
     /// Name of the perf event that took the samples: `cycles` or `cpu-clock`.

@@ -42,6 +42,11 @@ pub trait World: fmt::Debug + Send + Sync {
 
     /// Told before processes are looked at that may have ended.
     fn look(&self) {}
+
+    /// Whether it has no room for more answers, as a capture that has become too large.
+    fn is_full(&self) -> bool {
+        false
+    }
 }
 
 /// One process, and never another one that has its pid later, except where it says so.

@@ -3,6 +3,7 @@
 //! Needs root, and what `cargo xtask test` sets up; without root every test is reported as ignored. The program under test is
 //! `target/release/luaflame`, or what `LUAFLAME` names. One test runs at a time, since each wants the CPU for its target.
 
+mod capture;
 mod cli;
 mod hostile;
 mod names;
@@ -24,7 +25,8 @@ fn test(name: impl Into<String>, run: impl FnOnce() -> anyhow::Result<()> + Send
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let tests = [truth::tests(), names::tests(), nginx::tests(), cli::tests(), hostile::tests()].into_iter().flatten();
+    let rooms = [truth::tests(), names::tests(), nginx::tests(), cli::tests(), hostile::tests(), capture::tests()];
+    let tests = rooms.into_iter().flatten();
     let trials = tests
         .map(|(name, run)| {
             Trial::ignorable_test(name, move || match luaflame_tests::luaflame::unusable() {

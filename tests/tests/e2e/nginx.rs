@@ -29,6 +29,11 @@ pub fn tests() -> Vec<(String, Test)> {
 const INIT: &str = "init_by_lua_block {";
 const CONTENT: &str = "content_by_lua_block {";
 
+/// A server with two workers that are busy.
+pub fn busy(test: impl FnOnce(&mut Nginx) -> Result<()>) -> Result<()> {
+    served(2, INIT, INIT, test)
+}
+
 /// A server with load on it; in its configuration, `part` stands as `replacement`.
 fn served(workers: usize, part: &str, replacement: &str, test: impl FnOnce(&mut Nginx) -> Result<()>) -> Result<()> {
     let folder = tempfile::tempdir()?;

@@ -1,0 +1,105 @@
+//! Captures with memory: what was drawn live is drawn again from the file alone, by anyone.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use luaflame_tests::luaflame::{FREQUENCY, program, run};
+use luaflame_tests::programs::{Mode, Runtime, Target};
+use luaflame_tests::stacks::parse;
+
+use crate::nginx::busy;
+use crate::{Test, test};
+
+/// The user and group `nobody`.
+const NOBODY: u32 = 65534;
+
+/// The tests of this file.
+pub fn tests() -> Vec<(String, Test)> {
+    vec![
+        test("capture::interpreter", || of_sample(Mode::Interpreter, "metamethods.lua")),
+        test("capture::jit", || of_sample(Mode::Jit, "calls.lua")),
+        test("capture::coroutines", || of_sample(Mode::Jit, "coroutines.lua")),
+        test("capture::nginx", || busy(|nginx| same_again(nginx.master()))),
+        test("capture::process_that_ends", process_that_ends),
+        test("capture::damaged", damaged),
+    ]
+}
+
+fn of_sample(mode: Mode, sample: &str) -> Result<()> {
+    let target = Target::sample(Runtime::CommandLine, mode, sample, &[])?;
+    same_again(target.pid())
+}
+
+/// Its last records are decoded when there is nothing left to read: neither is there in the replay.
+fn process_that_ends() -> Result<()> {
+    let target = Target::sample(Runtime::CommandLine, Mode::Jit, "briefly.lua", &["2"])?;
+    same_again(target.pid())
+}
+
+/// That a process is drawn from a capture as it is drawn live, line by line and as Lua land.
+fn same_again(pid: u32) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let capture = folder.path().join("x.luaflame");
+    let live = record(pid, &capture, &["--lines", "line"])?;
+    ensure!(fs::metadata(&capture)?.mode() & 0o777 == 0o600, "others may read the capture");
+    let samples: u64 = parse(&live)?.iter().map(|stack| stack.count).sum();
+    ensure!(samples >= 100, "only {samples} samples of a busy process");
+    let replayed = replay(folder.path(), &capture, &["--lines", "line"])?;
+    ensure!(replayed == live, "it is not drawn as it was, but as:\n{replayed}\nwhere live it was:\n{live}");
+    let lua = parse(&replay(folder.path(), &capture, &["--lua-only"])?)?;
+    ensure!(lua.iter().all(|stack| stack.frames.iter().any(|frame| frame.lua().is_some())), "stacks without Lua");
+    Ok(())
+}
+
+/// Records a process, and returns the folded stacks of the live run.
+fn record(pid: u32, capture: &Path, more: &[&str]) -> Result<String> {
+    let (pid, capture) = (pid.to_string(), capture.to_str().context("UTF-8")?);
+    let mut arguments =
+        vec!["record", "-p", &pid, "-t", "3", "-F", FREQUENCY, "-f", "folded", "-o", "-", "--with-memory", capture];
+    arguments.extend(more);
+    let finished = run(&arguments)?.success()?;
+    ensure!(finished.stderr.contains(capture) && finished.stderr.contains("MEMORY"), "{}", finished.stderr);
+    Ok(String::from_utf8(finished.stdout)?)
+}
+
+/// Replays a capture in a folder as a user without any rights, where the target's files cannot be reached.
+fn replay(folder: &Path, capture: &Path, more: &[&str]) -> Result<String> {
+    let luaflame = folder.join("luaflame");
+    if !luaflame.exists() {
+        fs::copy(program(), &luaflame)?;
+        fs::set_permissions(folder, Permissions::from_mode(0o755))?;
+        chown(capture, Some(NOBODY), Some(NOBODY))?;
+    }
+    let output = Command::new(luaflame)
+        .args(["replay", "-f", "folded", "-o", "-"])
+        .args(more)
+        .arg(capture)
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()?;
+    ensure!(output.status.success(), "the replay failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn damaged() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let capture = folder.path().join("x.luaflame");
+    let target = Target::sample(Runtime::CommandLine, Mode::Jit, "calls.lua", &[])?;
+    record(target.pid(), &capture, &[])?;
+    let whole = fs::read(&capture)?;
+    let name = capture.to_str().context("UTF-8")?;
+    let refused = |bytes: &[u8], word: &str| {
+        fs::write(&capture, bytes)?;
+        run(&["replay", name, "-f", "folded", "-o", "-"])?.failure(1, &[name, word])
+    };
+    refused(&whole[..whole.len() / 2], "ends too early")?;
+    refused(b"#!/bin/sh\n", "not a capture")?;
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 3] ^= 0x10;
+    refused(&flipped, "damaged")?;
+    Ok(())
+}
