@@ -291,6 +291,16 @@ unsafe fn link_fits(layout: &Layout, base: u64, stack: u64, maxstack: u64) -> bo
     }
 }
 
+/// Whether the PC register is the link of the frame at `base`, which leads to another than a Lua function; on the way to C code, its
+/// type has been taken off (`vm_return`).
+#[inline(always)]
+unsafe fn is_typed_link_of(layout: &Layout, base: u64, bottom: u64, pc: u64) -> bool {
+    const FRAME_C: u64 = 1;
+    // SAFETY: as above.
+    let link = unsafe { user_link(layout, base) };
+    link & 3 != 0 && (link == pc || link ^ FRAME_C == pc) && link & !7 <= base - bottom
+}
+
 /// Whether `base` can be that of a frame.
 #[inline(always)]
 fn on_lua_stack(layout: &Layout, base: u64, stack: u64, maxstack: u64) -> bool {
@@ -635,6 +645,11 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
             } else if in_asm && frame_fits(layout, stored, stack, maxstack, r.bx) {
                 // BASE has just been stored to call a C helper, and its register is used for an argument.
                 source = base::SAVED;
+            } else if own && on_lua_stack(layout, r.dx, stack, maxstack) && is_typed_link_of(layout, r.dx, bottom, r.bx)
+            {
+                // A builtin that C code or another builtin called has put its result in the place of its function (`fff_res`):
+                // its frame is gone.
+                walk.base = r.dx - (user_link(layout, r.dx) & !7);
             } else if on_stack && header.jit_base == r.dx && !in_asm {
                 // The first instructions of a trace, before it has set `vmstate`.
                 walk.base = r.dx;
