@@ -459,6 +459,8 @@ mod tests {
             );
             let registry = image.table(&layout, &[("_LOADED", reference(layout.model, Tag::Table, loaded))]);
             let vm = image.vm(&layout, registry, globals);
+            let sandbox = image.table(&layout, &[]);
+            let sandboxed = image.vm(&layout, registry, sandbox);
 
             let names = Names::read(&image, &vm);
             let name = |address: u64| {
@@ -474,6 +476,8 @@ mod tests {
             assert_eq!(names.function(&stranger), None, "its code has two names");
             assert_eq!(names.fast_function(6).as_deref(), Some("ipairs_aux"), "between pairs and ipairs");
             assert_eq!(names.fast_function(8), None);
+            let names = Names::read(&image, &sandboxed);
+            assert_eq!(names.fast_function(5).as_deref(), Some("pairs"), "another table took the place of the globals");
         }
     }
 

@@ -127,12 +127,13 @@ impl Walker<'_> {
             entries.iter().find(|(key, _)| key.as_deref() == Some(name)).and_then(|(_, value)| value.object(Tag::Table))
         };
         let loaded = by_name("_LOADED", &registered);
+        let modules = loaded.map(|address| self.pairs(address)).unwrap_or_default();
+        // A host may have put another table in the place of the globals, which shows the first one through metamethods only.
+        let first_globals = by_name("_G", &modules).filter(|address| Some(*address) != globals);
         // These are no modules, although they can be reached as fields of some.
-        self.seen.extend([globals, registry, loaded].into_iter().flatten());
+        self.seen.extend([globals, first_globals, registry, loaded].into_iter().flatten());
 
-        let mut modules: Vec<(Arc<str>, Value)> = loaded
-            .map(|address| self.pairs(address))
-            .unwrap_or_default()
+        let mut modules: Vec<(Arc<str>, Value)> = modules
             .into_iter()
             .filter_map(|(key, value)| Some((key?, value)))
             .filter(|(name, _)| &**name != "_G")
@@ -144,7 +145,8 @@ impl Walker<'_> {
             self.meet(value, name, origin, 0);
         }
         self.drain();
-        let mut variables = globals.map(|address| self.pairs(address)).unwrap_or_default();
+        let mut variables: Vec<_> =
+            [globals, first_globals].into_iter().flatten().flat_map(|address| self.pairs(address)).collect();
         variables.sort_by(|(left, _), (right, _)| left.cmp(right));
         for (key, value) in variables {
             let Some(name) = key else { continue };
