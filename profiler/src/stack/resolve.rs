@@ -73,6 +73,8 @@ struct VmNames {
 
 /// Names may be read anew after so many times the time that it took last.
 const NAMES_SHARE: u32 = 50;
+/// But so much earlier for VMs that have not been read: enough for those of a handful of threads at once.
+const NAMES_AHEAD: Duration = Duration::from_secs(5);
 /// And, for a VM whose names are known, not before this time.
 const NAMES_PAUSE: Duration = Duration::from_secs(1);
 /// Most VMs of a process whose names are kept.
@@ -554,7 +556,7 @@ impl Resolver<'_> {
             return None;
         }
         known.names = Names::read(&self.view.memory, &known.vm);
-        *latest = Some((known.vm.g, again_after(start, self.view.process.now())));
+        *latest = Some((known.vm.g, again_after(*latest, start, self.view.process.now())));
         known.names.function(function)
     }
 }
@@ -572,7 +574,7 @@ fn vm_names<'a>(
     }
     let start = view.process.now();
     if let Some((other, again)) = *latest
-        && start < again
+        && start + NAMES_AHEAD < again
     {
         return names.get_mut(&other);
     }
@@ -581,13 +583,13 @@ fn vm_names<'a>(
         names.clear();
     }
     let read = Names::read(&view.memory, &vm);
-    *latest = Some((global, again_after(start, view.process.now())));
+    *latest = Some((global, again_after(*latest, start, view.process.now())));
     Some(names.entry(global).or_insert(VmNames { vm, names: read }))
 }
 
-/// When names may be read again that were read from `start` to `end`.
-fn again_after(start: Duration, end: Duration) -> Duration {
-    start + end.saturating_sub(start) * NAMES_SHARE
+/// When names may be read again, after a reading from `start` to `end`.
+fn again_after(latest: Option<(u64, Duration)>, start: Duration, end: Duration) -> Duration {
+    latest.map_or(start, |(_, again)| again.max(start)) + end.saturating_sub(start) * NAMES_SHARE
 }
 
 /// A prototype as the probe would have seen it.
