@@ -53,9 +53,20 @@ fn by_parent(pid: u32) -> std::io::Result<Vec<u32>> {
 
 /// Whether it is an nginx master: nginx titles itself `nginx: master process` and leaves all work to its children.
 ///
+/// A worker bears its master's title until it has initialised itself, which includes `init_worker_by_lua`.
+///
 /// # Errors
 /// When the process has exited or may not be read.
 pub fn is_nginx_master(process: &Process) -> Result<bool, ProcessError> {
+    if !has_master_title(process)? {
+        return Ok(false);
+    }
+    let parent = Process::open(process.world(), process.parent()?).and_then(|parent| has_master_title(&parent));
+    // A master that takes over from another one is its child, and soon has workers itself.
+    Ok(!parent.unwrap_or(false) || !children(&**process.world(), process.pid())?.is_empty())
+}
+
+fn has_master_title(process: &Process) -> Result<bool, ProcessError> {
     Ok(process.arguments()?.first().is_some_and(|title| title.starts_with(b"nginx: master process")))
 }
 
@@ -86,10 +97,33 @@ mod tests {
             [("nginx: master process /usr/sbin/nginx -g x", true), ("nginx: worker process", false)]
         {
             let mut child = Command::new("sleep").arg0(title).arg("1000").spawn().unwrap();
-            let answer = Process::open(&live(), child.id()).and_then(|process| is_nginx_master(&process));
+            let process = Process::open(&live(), child.id()).unwrap();
+            // It has begun to run the program, and has its title a moment later.
+            while process.arguments().unwrap().is_empty() {}
+            let answer = is_nginx_master(&process);
             child.kill().unwrap();
             child.wait().unwrap();
             assert_eq!(answer.unwrap(), is_master);
         }
+    }
+
+    #[test]
+    fn a_worker_that_still_bears_its_masters_title_is_none() {
+        let mut master = Command::new("sh")
+            .arg0("nginx: master process")
+            .args(["-c", "(read line); :"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let worker = loop {
+            if let [worker] = children(&*live(), master.id()).unwrap()[..] {
+                break worker;
+            }
+        };
+        let answers = [master.id(), worker].map(|pid| is_nginx_master(&Process::open(&live(), pid).unwrap()).unwrap());
+        // The worker waits for a line of its standard input, which ends now.
+        drop(master.stdin.take());
+        master.wait().unwrap();
+        assert_eq!(answers, [true, false]);
     }
 }

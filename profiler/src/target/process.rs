@@ -103,6 +103,19 @@ impl Process {
         self.pid
     }
 
+    /// The system that it runs in.
+    pub(super) fn world(&self) -> &Arc<dyn World> {
+        &self.world
+    }
+
+    /// The pid of its parent; 0 when that is outside of our pid namespace.
+    ///
+    /// # Errors
+    /// When it has exited.
+    pub fn parent(&self) -> Result<u32, ProcessError> {
+        Ok(self.stat()?.parent)
+    }
+
     /// When it started, in clock ticks after boot: with the pid, it names the process for as long as the machine runs.
     pub fn started(&self) -> u64 {
         self.started
