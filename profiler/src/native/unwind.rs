@@ -114,6 +114,10 @@ impl Unwinder {
     /// When the process has exited or may not be read; what was known stays.
     pub fn refresh(&mut self) -> Result<bool, ProcessError> {
         let mappings = self.process.maps()?;
+        if mappings.is_empty() {
+            // It has exited, and its parent has not noticed yet. Samples of its last moments may still be waiting.
+            return Ok(false);
+        }
         let changed = self.modules.update(&mappings, &self.process, &self.images);
         if changed {
             self.generation += 1;
