@@ -131,6 +131,9 @@ fn one_row(
             }
         }
     }
+    if possible.is_empty() {
+        fail("no workload", anyhow::anyhow!("it can run none of them"));
+    }
     for case in &possible {
         if interrupted() {
             break;
@@ -164,7 +167,7 @@ fn print(rows: &[(String, Verdict)]) {
                 verdict.samples.to_string(),
                 verdict.illegal.to_string(),
                 verdict.incomplete().to_string(),
-                format!("{:.3} %", verdict.completeness() * 100.0),
+                if verdict.samples > 0 { format!("{:.3} %", verdict.completeness() * 100.0) } else { "-".to_owned() },
                 verdict.cut.to_string(),
                 verdict.unresolved.to_string(),
                 verdict.unknown_lines.to_string(),
