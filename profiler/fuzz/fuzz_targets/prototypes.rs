@@ -29,7 +29,8 @@ fuzz_target!(|input: Input| {
         let _ = Text::read(&memory, layout, address, 100);
         let Ok(proto) = Proto::read(&memory, layout, address) else { continue };
         children(&memory, layout, &proto, &mut 1000);
-        let _ = (proto.chunk.shown(), proto.chunk.path(), proto.chunk.source(), proto.last_line());
+        let _ = (proto.chunk.shown(), proto.chunk.path(), proto.chunk.source(), proto.definition());
+        proto.digest(&memory, layout);
         proto.only(|instruction| instruction.op() == 0x4b);
         let indexes = input.indexes.iter().copied().take(64);
         for (index, slot) in indexes.chain((0..8).map(|index| (index, index as u8))) {

@@ -2,12 +2,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use luaflame::luajit::source::SourceIndex;
+use luaflame::luajit::source::{Definition, Parameters, SourceIndex};
 use luaflame_fuzz as _;
 
 fuzz_target!(|text: &[u8]| {
     let index = SourceIndex::new(text);
     for line in 1..4 {
-        index.name(line, line);
+        index.name(&Definition { first: line, last: line, parameters: Parameters::default() });
     }
 });

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use luaflame_tests::luaflame::stacks;
 use luaflame_tests::nginx::Nginx;
 use luaflame_tests::paths::root;
-use luaflame_tests::programs::{Mode, Runtime, Target, script};
+use luaflame_tests::programs::{Mode, Runtime, Target};
 use luaflame_tests::stacks::{Frame, Stack};
 
 use crate::{Test, test};
@@ -85,9 +85,15 @@ fn check(stacks: &[Stack], file: &str, expected: &BTreeSet<String>) -> Result<()
     Ok(())
 }
 
+/// Starts one of the programs that are about names.
+fn started(mode: Mode, name: &str, arguments: &[&str]) -> Result<Target> {
+    let program = root().join("tests/names").join(name);
+    Target::start(Runtime::CommandLine.command(mode)?.arg(program).args(arguments))
+}
+
 /// By a relative path, as most programs are started.
 fn definitions(mode: Mode) -> Result<()> {
-    const FILE: &str = "samples/lua/names.lua";
+    const FILE: &str = "tests/names/names.lua";
     let target = Target::start(Runtime::CommandLine.command(mode)?.current_dir(root()).arg(FILE))?;
     check(&stacks(target.pid(), 5, &[])?, FILE, &written(&root().join(FILE), FILE)?)
 }
@@ -259,7 +265,7 @@ fn reused_memory(mode: Mode) -> Result<()> {
             .find_map(|function| function.name.rsplit_once(name).map(|(_, digit)| digit.to_owned()))
     };
     for chunk in ["text", "=generated", "@generated.lua"] {
-        let target = Target::sample(Runtime::CommandLine, mode, "generations.lua", &[chunk])?;
+        let target = started(mode, "generations.lua", &[chunk])?;
         let (mut right, mut unknown) = (0, 0);
         for stack in stacks(target.pid(), 4, &[])? {
             let Some(number) = digit(&stack, "tens_").zip(digit(&stack, "units_")).map(|(tens, units)| tens + &units)
@@ -294,7 +300,7 @@ fn reused_memory(mode: Mode) -> Result<()> {
 
 /// Traces that are flushed and made anew, with another function in them, in the same place.
 fn reused_machine_code() -> Result<()> {
-    let target = Target::sample(Runtime::CommandLine, Mode::Jit, "flushes.lua", &[])?;
+    let target = started(Mode::Jit, "flushes.lua", &[])?;
     let mut seen = BTreeSet::new();
     for stack in stacks(target.pid(), 4, &[])? {
         let has = |name: &str| stack.frames.iter().filter_map(Frame::lua).any(|function| function.name == name);
@@ -310,8 +316,8 @@ fn reused_machine_code() -> Result<()> {
 
 /// Builtins and C functions. What a trace does without calling a function has no frame, so the JIT is off.
 fn library() -> Result<()> {
-    let text = fs::read_to_string(script("library.lua"))?;
-    let target = Target::sample(Runtime::CommandLine, Mode::Interpreter, "library.lua", &["cjson"])?;
+    let text = fs::read_to_string(root().join("tests/names/library.lua"))?;
+    let target = started(Mode::Interpreter, "library.lua", &["cjson"])?;
     let stacks = stacks(target.pid(), 6, &[])?;
     let labels = labels(&stacks);
     for line in text.lines().filter(|line| line.contains("function run.")) {
