@@ -79,6 +79,7 @@ pub(super) enum Refusal {
     Replaced { path: String },
     Unreadable { path: String, error: i32 },
     NotRegular { path: String },
+    Changed { path: String },
 }
 
 impl Answer {
@@ -120,6 +121,7 @@ impl From<&NoFile> for Refusal {
                 Refusal::Unreadable { path: path.clone(), error: error.raw_os_error() }
             }
             NoFile::NotRegular { path } => Refusal::NotRegular { path: path.clone() },
+            NoFile::Changed { path } => Refusal::Changed { path: path.clone() },
         }
     }
 }
@@ -134,6 +136,7 @@ impl Refusal {
                 NoFile::Unreadable { path, pid, error: Errno::from_raw_os_error(error) }
             }
             Refusal::NotRegular { path } => NoFile::NotRegular { path },
+            Refusal::Changed { path } => NoFile::Changed { path },
         }
     }
 }

@@ -12,7 +12,6 @@ mod replayed;
 mod shrink;
 #[cfg(test)]
 mod tests;
-mod upgrade;
 
 pub use file::{Capture, CaptureError, Recording};
 pub use recorder::Recorder;

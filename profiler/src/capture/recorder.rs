@@ -218,6 +218,12 @@ impl RecordedProcess {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn file_answered(&self, path: &Path, result: Result<File, NoFile>) -> Result<File, NoFile> {
+        let question = Question::FileInRoot { process: self.number, path: path.as_os_str().as_bytes().to_vec() };
+        self.log().found(question, &result.as_ref().map(|file| (file, By::Path)));
+        result
+    }
+
     fn bytes(&self, question: Question, result: &io::Result<Vec<u8>>) {
         self.log().asked(question, Answer::of(result, |bytes| Answer::Bytes(bytes.clone())));
     }
@@ -256,9 +262,10 @@ impl Source for RecordedProcess {
     }
 
     fn file_in_root(&self, path: &Path) -> Result<File, NoFile> {
-        let result = self.source.file_in_root(path);
-        let question = Question::FileInRoot { process: self.number, path: path.as_os_str().as_bytes().to_vec() };
-        self.log().found(question, &result.as_ref().map(|file| (file, By::Path)));
-        result
+        self.file_answered(path, self.source.file_in_root(path))
+    }
+
+    fn unchanged_file(&self, path: &Path, started: u64) -> Result<File, NoFile> {
+        self.file_answered(path, self.source.unchanged_file(path, started))
     }
 }

@@ -14,7 +14,6 @@ use rustix::io::Errno;
 use super::file::{Capture, CaptureError, Kind, Reason};
 use super::journal::{Answer, Event, Question};
 use super::memory::KnownMemory;
-use super::upgrade::upgraded;
 use crate::luajit::memory::ReadError;
 use crate::target::files::{MappedFile, NoFile};
 use crate::target::maps::Mapping;
@@ -129,7 +128,7 @@ impl Replay {
                     self.step.push((question, answer));
                     continue;
                 }
-                Event::Record(record) => Some(Step::Record(upgraded(record, self.capture.recording.records))),
+                Event::Record(record) => Some(Step::Record(record)),
                 Event::Look => Some(Step::Look),
             };
             self.step.reverse();
@@ -298,6 +297,11 @@ impl Source for ReplayedProcess {
     fn mapped_file(&self, mapping: &Mapping) -> Result<MappedFile, NoFile> {
         let (start, end) = (mapping.range.start, mapping.range.end);
         self.found(&Question::MappedFile { process: self.number, start, end }, mapping.name().as_bytes())
+    }
+
+    /// Whether it was unchanged was found out when it was captured.
+    fn unchanged_file(&self, path: &Path, _started: u64) -> Result<File, NoFile> {
+        self.file_in_root(path)
     }
 
     fn file_in_root(&self, path: &Path) -> Result<File, NoFile> {

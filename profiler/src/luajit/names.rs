@@ -144,8 +144,9 @@ impl Names {
                     names.objects.insert(function.address, (address, name.clone()));
                     code.entry(address).or_default().push(name.clone());
                 }
-                FunctionKind::Fast { ffid, .. } => {
+                FunctionKind::Fast { ffid, code: address } => {
                     fast.entry(ffid).or_insert_with(|| name.clone());
+                    code.entry(address).or_default().push(name.clone());
                 }
             }
         }

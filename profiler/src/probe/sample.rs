@@ -3,9 +3,9 @@
 use luaflame_ebpf::{Copied, Entry, Header, LEAF_ENTRIES, flag, record};
 use zerocopy::FromBytes;
 
-/// The version of how records are laid out. Captures keep records as they came: when this grows, `capture/upgrade.rs` has to
-/// bring older ones up.
-pub const LAYOUT: u32 = 2;
+/// The version of how records are laid out. Captures keep records as they came: when this grows, replaying has to bring
+/// older ones up.
+pub const LAYOUT: u32 = 1;
 const _: () = assert!(size_of::<Header>() == 240 && size_of::<Entry>() == 64, "another layout is another version");
 
 /// A record.

@@ -1,10 +1,9 @@
 //! Names the pieces of a woven stack: from addresses to the frames that a profile shows.
 
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
@@ -15,10 +14,11 @@ use crate::luajit::bytecode::{Instruction, op};
 use crate::luajit::discover::Vm;
 use crate::luajit::frames::{Activation, Kind, LuaFrame, Prototype};
 use crate::luajit::handlers::Edge;
+use crate::luajit::layout::Layout;
 use crate::luajit::memory::Memory;
 use crate::luajit::names::{Names, Sources};
 use crate::luajit::object::{Function, FunctionKind};
-use crate::luajit::proto::Proto;
+use crate::luajit::proto::{Fingerprint, Proto};
 use crate::luajit::snapshot::TraceFrame;
 use crate::luajit::source::MAX_SOURCE;
 use crate::luajit::trace::Position;
@@ -272,11 +272,32 @@ impl Resolver<'_> {
             return;
         };
         let last = frames.len().saturating_sub(1);
-        for (number, frame) in frames.into_iter().enumerate() {
-            let kind = if number == last { FrameKind::Compiled } else { FrameKind::Inlined };
-            let frame = self.trace_frame(activation, base, &frame, kind);
+        let kind = |number: usize| if number == last { FrameKind::Compiled } else { FrameKind::Inlined };
+        let mut shown: Vec<Frame> = frames
+            .iter()
+            .enumerate()
+            .map(|(number, frame)| self.trace_frame(activation, base, frame, kind(number)))
+            .collect();
+        if last > 0 && !self.is_unchanged(base) {
+            for frame in shown.iter_mut().filter(|frame| frame.kind == FrameKind::Inlined) {
+                *frame = self.unknown("[unknown Lua function]", "functions inlined in traces of code that is gone");
+            }
+        }
+        for frame in shown {
             self.push(stack, frame);
         }
+    }
+
+    /// Whether the prototype of a trace's base frame is in memory as the probe saw it. The prototypes inlined in the trace
+    /// live as long as the trace and are read as they are now: where that of the base frame is gone, they are, too.
+    fn is_unchanged(&self, base: &LuaFrame) -> bool {
+        let Some(seen) = base.prototype() else { return true };
+        let live = || {
+            let layout = &self.view.lua.as_ref()?.layout;
+            let address = seen.code.checked_sub(u64::from(layout.proto.size))?;
+            seen_at(&self.view.memory, layout, address)
+        };
+        live() == Some(*seen)
     }
 
     /// The frames that are active in a trace, innermost first.
@@ -348,8 +369,12 @@ impl Resolver<'_> {
                     .lua
                     .as_ref()
                     .and_then(|lua| Function::read(&self.view.memory, &lua.layout, function).ok());
+                let pointer = object.and_then(|object| match object.kind {
+                    FunctionKind::C { code } | FunctionKind::Fast { code, .. } => Some(code),
+                    FunctionKind::Lua { .. } => None,
+                });
                 let name = object.and_then(|object| self.builtin_name(activation.global, &object));
-                self.builtin(name, None)
+                self.builtin(name, pointer)
             }
             None => match self.unspecialized_builtin(activation.global, frame.pc) {
                 Some(name) => self.builtin(Some(name.into()), None),
@@ -410,11 +435,26 @@ impl Resolver<'_> {
                 let frame = self.builtin(name, Some(pointer));
                 self.push(stack, frame);
             }
+            // A builtin may write its result over the function; the native code that runs it still tells which one it is.
+            Kind::Unknown if let Some((name, pointer)) = self.builtin_running(activation.global, code, stack.len()) => {
+                stack.pop();
+                let frame = self.builtin(Some(name), Some(pointer));
+                self.push(stack, frame);
+            }
             Kind::Unknown => {
                 let frame = self.unknown("[unknown Lua function]", "function objects that could not be read");
                 self.push(stack, frame);
             }
         }
+    }
+
+    /// Name and address of the builtin whose C part is the native code `code`, the last thing on the stack of this depth.
+    fn builtin_running(&mut self, global: u64, code: Option<(usize, u64)>, depth: usize) -> Option<(Arc<str>, u64)> {
+        let (_, address) = code.filter(|(start, _)| *start < depth)?;
+        let pointer = self.view.unwinder.function_start(address)?;
+        let kind = FunctionKind::C { code: pointer };
+        let name = self.builtin_name(global, &Function { address: 0, kind, upvalues: 0 })?;
+        Some((name, pointer))
     }
 
     /// Where a function is that is being called, which is at its entry, or that is returning: past the return instruction,
@@ -511,20 +551,8 @@ impl Resolver<'_> {
 
     /// The Lua function of a prototype at an address, as it is now.
     fn function_at(&mut self, global: u64, address: u64) -> Option<Arc<LuaFunction>> {
-        let lua = self.view.lua.as_ref()?;
-        let header = self.view.memory.bytes(address, lua.layout.proto.size as usize).ok()?;
-        let print = Proto::fingerprint_of(&self.view.memory, &lua.layout, &header).ok()?;
-        let code = address.checked_add(u64::from(lua.layout.proto.size))?;
-        self.function(
-            global,
-            Prototype {
-                code,
-                chunk: print.chunk,
-                firstline: print.firstline,
-                numline: print.numline,
-                sizebc: print.sizebc,
-            },
-        )
+        let seen = seen_at(&self.view.memory, &self.view.lua.as_ref()?.layout, address)?;
+        self.function(global, seen)
     }
 
     fn read(&mut self, global: u64, address: u64, seen: Prototype) -> LuaFunction {
@@ -592,32 +620,34 @@ fn again_after(latest: Option<(u64, Duration)>, start: Duration, end: Duration) 
     latest.map_or(start, |(_, again)| again.max(start)) + end.saturating_sub(start) * NAMES_SHARE
 }
 
+/// The prototype at an address as the probe would see it now.
+fn seen_at(memory: &dyn Memory, layout: &Layout, address: u64) -> Option<Prototype> {
+    let header = memory.bytes(address, layout.proto.size as usize).ok()?;
+    let print = Proto::fingerprint_of(memory, layout, &header).ok()?;
+    Some(prototype(address.checked_add(u64::from(layout.proto.size))?, print))
+}
+
 /// A prototype as the probe would have seen it.
 fn seen_as(proto: &Proto) -> Prototype {
-    let print = proto.fingerprint();
-    Prototype {
-        code: proto.bytecode,
-        chunk: print.chunk,
-        firstline: print.firstline,
-        numline: print.numline,
-        sizebc: print.sizebc,
-    }
+    prototype(proto.bytecode, proto.fingerprint())
+}
+
+fn prototype(code: u64, print: Fingerprint) -> Prototype {
+    let Fingerprint { chunk, firstline, numline, sizebc } = print;
+    Prototype { code, chunk, firstline, numline, sizebc }
 }
 
 /// The text of a source file as the process sees it. Nothing, when it is not there, no ordinary file, or too large, or when
-/// it has been changed since the process started: then it may say something else than what was loaded. (A file that is
-/// put in place by renaming counts as changed then, whatever date it brings.)
+/// it has been changed since the process started: then it may say something else than what was loaded.
 fn source_text(process: &Process, path: &str) -> Option<Arc<[u8]>> {
     let path = Path::new(path);
     let file = if path.is_absolute() {
-        process.file_in_root(path)
+        process.unchanged_file(path)
     } else {
-        process.file_in_root(&process.working_directory().ok()?.join(path))
+        process.unchanged_file(&process.working_directory().ok()?.join(path))
     };
     let file = file.ok()?;
-    let metadata = file.metadata().ok()?;
-    let changed = Duration::new(metadata.ctime().try_into().ok()?, metadata.ctime_nsec().try_into().ok()?);
-    if metadata.len() > MAX_SOURCE as u64 || SystemTime::UNIX_EPOCH + changed > process.started_at() {
+    if file.metadata().ok()?.len() > MAX_SOURCE as u64 {
         return None;
     }
     let mut text = Vec::new();

@@ -59,6 +59,12 @@ pub enum NoFile {
         /// The kernel's answer.
         error: Errno,
     },
+    /// The file has been changed since the process started.
+    #[error("{path} has been changed since the process started.")]
+    Changed {
+        /// The path as the process sees it.
+        path: String,
+    },
     /// A device, a pipe, a socket.
     #[error("{path} is not a regular file.")]
     NotRegular {

@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -52,6 +53,15 @@ impl World for Live {
     }
 }
 
+/// A moment in clock ticks after boot, by the clock that files are dated with; a tick (a hundredth of a second) later at most,
+/// never earlier. As far off as that clock has been set since.
+pub(super) fn date(ticks: u64) -> SystemTime {
+    let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let now = Duration::new(boot.tv_sec.unsigned_abs(), boot.tv_nsec.unsigned_abs() as u32);
+    let after_boot = Duration::from_millis((ticks + 1) * 1000 / rustix::param::clock_ticks_per_second());
+    SystemTime::now() - now.saturating_sub(after_boot)
+}
+
 /// A running process, held by its open `/proc/PID` directory, which the kernel ties to this very process: when the process
 /// has exited and its pid is given to another one, every read through the directory fails.
 #[derive(Debug)]
@@ -90,6 +100,19 @@ impl Source for LiveProcess {
 
     fn mapped_file(&self, mapping: &Mapping) -> Result<MappedFile, NoFile> {
         files::open_mapped(&self.directory, self.pid, mapping)
+    }
+
+    fn unchanged_file(&self, path: &Path, started: u64) -> Result<File, NoFile> {
+        let file = self.file_in_root(path)?;
+        let changed = file.metadata().ok().and_then(|metadata| {
+            let seconds = u64::try_from(metadata.ctime()).ok()?;
+            Some(SystemTime::UNIX_EPOCH + Duration::new(seconds, u32::try_from(metadata.ctime_nsec()).ok()?))
+        });
+        if changed.is_some_and(|changed| changed <= date(started)) {
+            Ok(file)
+        } else {
+            Err(NoFile::Changed { path: path.to_string_lossy().into_owned() })
+        }
     }
 
     fn file_in_root(&self, path: &Path) -> Result<File, NoFile> {

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -121,16 +121,6 @@ impl Process {
         self.started
     }
 
-    /// When it started, by the clock that files are dated with; a clock tick (a hundredth of a second) later at most, never
-    /// earlier. As far off as that clock has been set since.
-    pub fn started_at(&self) -> SystemTime {
-        let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let now = Duration::new(boot.tv_sec.unsigned_abs(), boot.tv_nsec.unsigned_abs() as u32);
-        let ticks = rustix::param::clock_ticks_per_second();
-        let started = Duration::from_millis((self.started + 1) * 1000 / ticks);
-        SystemTime::now() - now.saturating_sub(started)
-    }
-
     /// Its command name when it was opened (`comm`, at most 15 bytes), with bytes that are not UTF-8 replaced.
     pub fn comm(&self) -> &str {
         &self.comm
@@ -210,6 +200,14 @@ impl Process {
         self.source.file_in_root(path)
     }
 
+    /// The same, of a file that has not been changed since the process started.
+    ///
+    /// # Errors
+    /// Also when it has been changed.
+    pub fn unchanged_file(&self, path: &Path) -> Result<File, NoFile> {
+        self.source.unchanged_file(path, self.started)
+    }
+
     /// The time in its world: since some moment before it was opened.
     pub fn now(&self) -> Duration {
         self.world.now()
@@ -264,7 +262,9 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
-    use crate::target::live::live;
+    use std::time::SystemTime;
+
+    use crate::target::live::{date, live};
 
     #[test]
     fn our_own_process_is_described() {
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(process.exe().unwrap(), std::env::current_exe().unwrap());
         assert!(process.is_running());
         assert!(process.started() > 0);
-        assert!(process.started_at() <= SystemTime::now() + Duration::from_millis(10));
+        assert!(date(process.started()) <= SystemTime::now() + Duration::from_millis(10));
         let arguments: Vec<Vec<u8>> = std::env::args_os().map(OsString::into_vec).collect();
         assert_eq!(process.arguments().unwrap(), arguments);
     }
@@ -302,7 +302,7 @@ mod tests {
         let first = changed("before");
         let later = || {
             std::fs::write(folder.path().join("after"), "").unwrap();
-            changed("after") > process.started_at()
+            changed("after") > date(process.started())
         };
         let deadline = SystemTime::now() + Duration::from_secs(10);
         let mut is_later = later();
@@ -311,7 +311,7 @@ mod tests {
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(first <= process.started_at());
+        assert!(first <= date(process.started()));
         assert!(is_later);
     }
 

@@ -81,4 +81,11 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// # Errors
     /// When there is no such file, it is not a regular one, or the root may not be entered.
     fn file_in_root(&self, path: &Path) -> Result<File, NoFile>;
+
+    /// The same, of a file that has not been changed since the process started, `started` clock ticks after boot.
+    ///
+    /// # Errors
+    /// Also when it has been changed. A file that was put in place by renaming counts as changed then, whatever date it
+    /// brings.
+    fn unchanged_file(&self, path: &Path, started: u64) -> Result<File, NoFile>;
 }
