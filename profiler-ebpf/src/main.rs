@@ -610,9 +610,9 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
         walk.base = stored;
         let mut source = base::STATE;
         if stored <= stack || stored > maxstack || maxstack - stack > LUA_STACK {
-            // It is one, but what it says of its Lua stack cannot be: that leads nowhere.
+            // It is one, but its Lua stack is being moved; or what it says of its Lua stack cannot be and leads nowhere.
             walk.innermost = 0;
-            walk.base = 0;
+            walk.base = if maxstack - stack > LUA_STACK { 0 } else { moved(stored, maxstack) };
         } else if walk.innermost != 0 {
             walk.innermost = 0;
             header.g = g;
@@ -725,6 +725,27 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
             ..Entry::default()
         };
     }
+}
+
+/// The base of the innermost frame while the Lua stack is being moved (`resizestack`, `lj_state.c`), or 0: `L->stack` and
+/// `L->maxstack` are those of the new one already, `L->base` is still `stored`, in the old one. A register holds where the
+/// old one was, or how far it is to the new one. A global function, as [`turn`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn moved(stored: u64, maxstack: u64) -> u64 {
+    let Some(Scratch { walk, header, .. }) = scratch() else { return 0 };
+    let layout = &walk.process.layout;
+    let r = &header.registers;
+    for register in [r.bx, r.bp, r.r12, r.r13, r.r14, r.r15] {
+        for base in [stored.wrapping_sub(register).wrapping_add(walk.stack), stored.wrapping_add(register)] {
+            // SAFETY: see `user_word`.
+            let fits = unsafe { link_fits(layout, base, walk.stack, maxstack) };
+            if fits || base == walk.stack + u64::from(layout.frame_size) {
+                return base;
+            }
+        }
+    }
+    0
 }
 
 /// The number of the activation that is walked, as entries carry it.

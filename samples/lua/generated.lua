@@ -22,7 +22,7 @@ end
 -- return generated(20), generated --> generated
 local last = debug.getinfo(1, "l").currentline - 2
 local lines = {}
-for line in io.lines(arg[0]) do
+for line in io.lines(debug.getinfo(1, "S").source:sub(2)) do
     lines[#lines + 1] = #lines + 1 >= first and #lines < last and line or ""
 end
 lines[first - 1] = "local spin, number = ..."
