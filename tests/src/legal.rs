@@ -149,7 +149,7 @@ impl AddAssign for Verdict {
 /// it, and that each of [`Truth::seen`] was seen. The stacks must be with the line that each Lua function was in.
 ///
 /// # Errors
-/// As [`Verdict::perfect`].
+/// As [`Verdict::holds`].
 pub fn check(stacks: &[Stack], truth: &Truth<'_>) -> Result<()> {
     judge(stacks, truth).holds()
 }

@@ -315,10 +315,15 @@ fn finish(activation: Option<&mut Activation>, raw: &mut Vec<Raw>, register: u64
     let cut = raw.iter().position(|raw| raw.behind_cut);
     let (mut places, used) = place(raw, &activation.cframes, 0);
     // The C frame of a call that has no Lua frame yet, or no longer, while the VM is entered or left.
-    let entering = cut.is_none() && !activation.broken && used + 1 == activation.cframes.len();
+    let all = activation.cframes.len();
+    let mut entering = cut.is_none() && !activation.broken && used != all;
     if entering {
-        places = place(raw, &activation.cframes, 1).0;
-        known = Known::SavePc;
+        let (later, used) = place(raw, &activation.cframes, 1);
+        entering = used == all;
+        if entering {
+            places = later;
+            known = Known::SavePc;
+        }
     }
     let mut merging = false;
     for (index, (Raw { entry, .. }, place)) in raw.drain(..).zip(places).enumerate() {

@@ -277,6 +277,11 @@ impl Proto {
         all.all(|index| self.line(index) == self.line(first)).then_some(first)
     }
 
+    /// Address of the constants: numbers from there on, collectable objects before it. What KBASE holds while it runs.
+    pub fn constants_address(&self) -> u64 {
+        self.address.wrapping_add(self.k as u64)
+    }
+
     /// Number of constants that are collectable objects.
     pub fn constants(&self) -> u32 {
         self.sizekgc

@@ -408,6 +408,7 @@ impl Resolver<'_> {
         stack: &mut Vec<FrameId>,
     ) {
         match frame.kind {
+            Kind::Lua(prototype) if frame.edge && self.has_returned(sample, activation.global, frame, &prototype) => {}
             Kind::Lua(prototype) => {
                 let pc = if frame.edge {
                     self.edge_pc(sample, activation.global, &prototype).or(frame.pc)
@@ -446,6 +447,20 @@ impl Resolver<'_> {
                 self.push(stack, frame);
             }
         }
+    }
+
+    /// Whether a frame at its edge is gone already: in place of its function is its result, which is another function. While a
+    /// Lua function runs, KBASE holds its constants; while one is being called, RB holds it (`ins_call`, `vm_x64.dasc`).
+    fn has_returned(&mut self, sample: &Sample<'_>, global: u64, frame: &LuaFrame, prototype: &Prototype) -> bool {
+        let registers = &sample.header.registers;
+        let Some(lua) = self.view.lua.as_ref() else { return false };
+        match lua.handlers.edge(registers.ip) {
+            Some(Edge::Call) => return false,
+            None if registers.bp & lua.layout.model.reference_mask() == frame.function => return false,
+            _ => {}
+        }
+        let constants = self.function(global, *prototype).and_then(|of| Some(of.proto.as_ref()?.constants_address()));
+        constants.is_some_and(|constants| constants != registers.r15)
     }
 
     /// Name and address of the builtin whose C part is the native code `code`, the last thing on the stack of this depth.
