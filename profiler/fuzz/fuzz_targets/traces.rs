@@ -1,6 +1,7 @@
 //! Compiled traces: the trace table, machine code, snapshots, inlined frames, exit stubs.
 #![no_main]
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
@@ -8,6 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use luaflame::luajit::arch::Model;
 use luaflame::luajit::image::Image;
 use luaflame::luajit::layout::Layout;
+use luaflame::luajit::snapshot::BaseFrame;
 use luaflame::luajit::trace::Position;
 use luaflame::luajit::trace_map::TraceMap;
 use luaflame_fuzz::hostile::{Edit, Elsewhere, Hostile};
@@ -18,9 +20,9 @@ struct Input {
     mcofs: bool,
     edits: Vec<Edit>,
     elsewhere: Elsewhere,
-    /// Offsets in the machine code of the traces, what is on the Lua stack, and further traces.
+    /// Offsets in the machine code of the traces, the base frame's bytecode, and further traces.
     lookups: Vec<(u16, bool, bool)>,
-    slots: Vec<u64>,
+    bytecode: Option<Range<u64>>,
     pcs: Vec<u64>,
     numbers: Vec<u16>,
 }
@@ -86,10 +88,9 @@ fuzz_target!(|input: Input| {
         }
         let Some(trace) = map.lookup(&memory, pc) else { continue };
         let Some(position) = trace.position(pc, back) else { continue };
-        let stack = |slot: u32| if slot == 0 { Some(*function) } else { input.slots.get(slot as usize).copied() };
+        let base = BaseFrame { function: *function, code: input.bytecode.clone() };
         for position in [position, Position { leaving: true, ..position }] {
-            let _ = trace.frames(&memory, layout, position, stack);
-            let _ = trace.frames(&memory, layout, position, |_| None);
+            let _ = trace.frames(&memory, layout, position, &base);
         }
     }
 });

@@ -12,8 +12,8 @@
 //! - Up-recursion, down-recursion and returns to a lower frame (`RETF`) move `jit_base`, and each snapshot counts its slots
 //!   from where `jit_base` is then. Between a `RETF`'s store to `jit_base` and the next snapshot lie at most a few moves of
 //!   registers; there, and wherever a trace and a stack do not belong together, the base frame's function is another than
-//!   that on the Lua stack, or its PC is not in it, and [`FramesError::Mismatch`] is returned. Only when both are the same
-//!   function is nothing noticed.
+//!   that on the Lua stack, or its PC is not in the bytecode of that, and [`FramesError::Mismatch`] is returned. Only when
+//!   both are the same function is nothing noticed.
 //! - A side trace counts its slots from the same base as its parent, and its snapshots repeat the parent's frames.
 //! - A trace that ends in a jump to another with a higher base writes its frames to the Lua stack first; from there on
 //!   ([`Position::leaving`]) only the base frame is given, the other frames being on the Lua stack.
@@ -21,6 +21,8 @@
 //!   trace before it ends with a continuation frame, which is followed like that of a metamethod.
 //! - A trace that goes back to the interpreter writes its frames to the Lua stack but does not move `jit_base`: its last
 //!   snapshot holds until the interpreter resets `jit_base` to 0.
+
+use std::ops::Range;
 
 use super::arch::Model;
 use super::layout::Layout;
@@ -34,6 +36,15 @@ const CONT: u32 = 0x2_0000;
 const NORESTORE: u32 = 0x4_0000;
 /// A slot number has 8 bits.
 const MAX_FRAMES: usize = 256;
+
+/// The base frame as it is on the Lua stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseFrame {
+    /// Its function object.
+    pub function: u64,
+    /// Addresses of the bytecode of a Lua function, when they are known.
+    pub code: Option<Range<u64>>,
+}
 
 /// A frame that is active in a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,8 +94,7 @@ impl Trace {
     /// The Lua frames that are active at a position of this trace: leaf first, base frame last. Pseudo-frames of vararg
     /// functions are left out, builtins that call Lua functions (`pcall`) are there.
     ///
-    /// `stack` gives the function object that a slot of the Lua stack held in the sample; slot 0 is that of the base
-    /// frame's function. It may know slot 0 only.
+    /// `base` is the frame on the Lua stack whose base `jit_base` was in the sample.
     ///
     /// # Errors
     /// When the snapshot, the target's memory and the Lua stack do not fit together.
@@ -93,18 +103,17 @@ impl Trace {
         memory: &(impl Memory + ?Sized),
         layout: &Layout,
         position: Position,
-        stack: impl Fn(u32) -> Option<u64>,
+        base: &BaseFrame,
     ) -> Result<Vec<TraceFrame>, FramesError> {
         let (entries, behind) = self.snapshot_words(position.snapshot).ok_or(FramesError::NoSnapshot)?;
         let bottom = layout.model.frame_slots();
-        let decoder =
-            Decoder { trace: self, memory, layout, entries, behind, bottom, stack, leaving: position.leaving };
+        let decoder = Decoder { trace: self, memory, layout, entries, behind, bottom, base, leaving: position.leaving };
         let (pc, leaf) = decoder.leaf().ok_or(FramesError::NoSnapshot)?;
         decoder.frames(pc, leaf)
     }
 }
 
-struct Decoder<'a, M: ?Sized, S> {
+struct Decoder<'a, M: ?Sized> {
     trace: &'a Trace,
     memory: &'a M,
     layout: &'a Layout,
@@ -113,11 +122,11 @@ struct Decoder<'a, M: ?Sized, S> {
     behind: &'a [u32],
     /// Base of the base frame: the slots of a frame below its base are below it.
     bottom: u32,
-    stack: S,
+    base: &'a BaseFrame,
     leaving: bool,
 }
 
-impl<M: Memory + ?Sized, S: Fn(u32) -> Option<u64>> Decoder<'_, M, S> {
+impl<M: Memory + ?Sized> Decoder<'_, M> {
     /// The PC of the snapshot, and the base of its innermost frame.
     fn leaf(&self) -> Option<(u64, u32)> {
         match self.layout.model {
@@ -221,29 +230,33 @@ impl<M: Memory + ?Sized, S: Fn(u32) -> Option<u64>> Decoder<'_, M, S> {
     /// The function of the frame at `base`, if it can be known.
     fn function(&self, base: u32) -> Option<u64> {
         let slot = base - self.bottom;
+        let on_stack = (slot == 0).then_some(self.base.function);
         match self.entry(slot).filter(|_| !self.leaving) {
             Some(entry) => match self.constant(entry) {
                 Some(Constant::Function(address)) => Some(address),
                 Some(_) => None,
                 // A value of the trace, which is also on the Lua stack when the slot need not be restored.
-                None => (entry & NORESTORE != 0).then(|| (self.stack)(slot)).flatten(),
+                None => on_stack.filter(|_| entry & NORESTORE != 0),
             },
-            None => (self.stack)(slot),
+            None => on_stack,
         }
     }
 
-    /// Whether the function of the base frame is the one on the Lua stack, as it must be but for a tail call on the trace:
-    /// that marks the base frame's link in the snapshot.
-    fn base_function_fits(&self, function: Option<u64>) -> bool {
+    /// Whether the base frame is the one on the Lua stack, as it must be but for a tail call on the trace: that marks the base
+    /// frame's link in the snapshot.
+    fn base_fits(&self, function: Option<u64>, pc: Option<u64>) -> bool {
         let tail_called = self.entry(self.bottom - 1).is_some_and(|entry| entry & FRAME != 0);
-        let on_stack = (self.stack)(0);
-        tail_called || function.is_none() || on_stack.is_none() || function == on_stack
+        if tail_called && !self.leaving {
+            return true;
+        }
+        let runs_it = |code: &Range<u64>| pc.is_none_or(|pc| code.contains(&pc) || self.trace.is_builtin_code(pc));
+        function.is_none_or(|function| function == self.base.function) && self.base.code.as_ref().is_none_or(runs_it)
     }
 
     /// The frame at `base`, whose PC is `pc` if it runs bytecode.
     fn frame(&self, base_slot: u32, pc: Option<u64>) -> Result<TraceFrame, FramesError> {
         let function = self.function(base_slot);
-        if base_slot == self.bottom && !self.base_function_fits(function) {
+        if base_slot == self.bottom && !self.base_fits(function, pc) {
             return Err(FramesError::Mismatch { slot: base_slot, pc: pc.unwrap_or(0) });
         }
         if pc.is_some_and(|pc| self.trace.is_builtin_code(pc)) {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::exit_stub::ExitStubs;
 use super::layout::Layout;
 use super::memory::{Memory, ReadError};
-use super::snapshot::{FramesError, TraceFrame};
+use super::snapshot::{BaseFrame, FramesError, TraceFrame};
 use super::trace::{LinkType, Position};
 use super::trace_map::TraceMap;
 
@@ -92,6 +92,10 @@ impl Fixture {
         TraceMap::new(&self.layout, self.global_state)
     }
 
+    fn base(&self) -> BaseFrame {
+        BaseFrame { function: self.base_function, code: None }
+    }
+
     fn jit_state(&self) -> u64 {
         self.global_state - u64::from(self.layout.gg.g) + u64::from(self.layout.gg.j)
     }
@@ -99,7 +103,7 @@ impl Fixture {
     fn frames(&self, pc: u64) -> Result<Vec<TraceFrame>, FramesError> {
         let trace = self.map().lookup(&self.memory, pc).expect("a trace at this address");
         let position = trace.position(pc, false).expect("a position in the trace");
-        trace.frames(&self.memory, &self.layout, position, |slot| (slot == 0).then_some(self.base_function))
+        trace.frames(&self.memory, &self.layout, position, &self.base())
     }
 
     /// First line of each function and the line run in it, leaf first, at an offset of a trace.
@@ -195,10 +199,14 @@ fn a_lua_stack_of_another_function_is_noticed() {
     let leaf = fixture.frames(pc).unwrap()[0].function.unwrap();
     let trace = fixture.map().lookup(&fixture.memory, pc).unwrap();
     let position = trace.position(pc, false).unwrap();
-    let frames = trace.frames(&fixture.memory, &fixture.layout, position, |_| Some(leaf));
-    assert!(matches!(frames, Err(FramesError::Mismatch { slot: 2, .. })), "{frames:?}");
+    let bases =
+        [BaseFrame { function: leaf, ..fixture.base() }, BaseFrame { code: Some(pc..pc + 4), ..fixture.base() }];
+    for base in bases {
+        let frames = trace.frames(&fixture.memory, &fixture.layout, position, &base);
+        assert!(matches!(frames, Err(FramesError::Mismatch { slot: 2, .. })), "{frames:?}");
+    }
     let none = Position { snapshot: 99, leaving: false };
-    let frames = trace.frames(&fixture.memory, &fixture.layout, none, |_| None);
+    let frames = trace.frames(&fixture.memory, &fixture.layout, none, &fixture.base());
     assert_eq!(frames, Err(FramesError::NoSnapshot));
 }
 
@@ -292,7 +300,7 @@ fn decode_all(memory: &impl Memory, layout: &Layout, global_state: u64, code: &[
             let Some(trace) = map.lookup(memory, pc) else { continue };
             let Some(position) = trace.position(pc, pc & 1 == 0) else { continue };
             for position in [position, Position { leaving: true, ..position }] {
-                let _ = trace.frames(memory, layout, position, |_| Some(slot));
+                let _ = trace.frames(memory, layout, position, &BaseFrame { function: slot, code: None });
             }
         }
     }

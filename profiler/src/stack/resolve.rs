@@ -19,7 +19,7 @@ use crate::luajit::memory::Memory;
 use crate::luajit::names::{Names, Sources};
 use crate::luajit::object::{Function, FunctionKind};
 use crate::luajit::proto::{Fingerprint, Proto};
-use crate::luajit::snapshot::TraceFrame;
+use crate::luajit::snapshot::{BaseFrame, TraceFrame};
 use crate::luajit::source::MAX_SOURCE;
 use crate::luajit::trace::Position;
 use crate::native::kernel::KernelSymbols;
@@ -308,7 +308,8 @@ impl Resolver<'_> {
         base: &LuaFrame,
         address: u64,
     ) -> Option<Vec<TraceFrame>> {
-        let slot = |number: u32| (number == 0).then_some(base.function);
+        let code = base.prototype().map(|seen| seen.code..seen.code + u64::from(seen.sizebc) * 4);
+        let on_stack = BaseFrame { function: base.function, code };
         let View { memory, lua, running, .. } = &mut *self.view;
         let lua = lua.as_mut()?;
         let traces = lua.traces.get_mut(&activation.global)?;
@@ -331,7 +332,7 @@ impl Resolver<'_> {
                 (trace, Position { snapshot: exit.into(), leaving: false })
             }
         };
-        match trace.frames(memory, &lua.layout, position, slot) {
+        match trace.frames(memory, &lua.layout, position, &on_stack) {
             Ok(frames) => Some(frames),
             Err(_) => {
                 self.reason("traces whose snapshot did not fit the Lua stack");
