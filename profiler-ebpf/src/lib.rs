@@ -169,7 +169,7 @@ pub struct Header {
     pub vmstate: i32,
     /// Padding.
     pub reserved: u32,
-    /// Address of the trace that `vmstate` says, or 0.
+    /// Address of the trace that runs, or that called the garbage collector, or 0.
     pub trace: u64,
     /// [`Copied::mark`] of the copies of that trace.
     pub trace_mark: u64,
@@ -282,6 +282,11 @@ pub struct Layout {
     pub trace_startpc: u16,
     pub trace_szmcode: u16,
     pub trace_mcode: u16,
+    pub trace_link: u16,
+    pub trace_root: u16,
+    pub trace_nextside: u16,
+    /// From `global_State` to `jit_State.exitstubgroup`.
+    pub g_exitstubs: u16,
     /// Bytes of a reference.
     pub reference_size: u16,
     /// Padding.

@@ -65,8 +65,14 @@ const FRAMES: u32 = 64;
 const WALKS: u32 = 30;
 /// Native stack words looked at in one turn.
 const SCAN_WORDS: usize = 128;
+/// Bytes of an area of machine code (`sizemcode`): what a trace jumps to is mostly in the same one.
+const MCODE_AREA: u64 = 64 << 10;
+/// Native stack words between the garbage collector's innermost function and the trace that called it, at most.
+const COLLECTOR_WORDS: usize = 96;
 /// `vmstate` in a C function (`~LJ_VMST_C`).
 const VMST_C: i32 = -2;
+/// `vmstate` while the garbage collector runs (`~LJ_VMST_GC`).
+const VMST_GC: i32 = -3;
 /// `vmstate` while a trace is being left (`~LJ_VMST_EXIT`).
 const VMST_EXIT: i32 = -4;
 /// Type of the link of a vararg function's pseudo frame (`FRAME_VARG`).
@@ -223,6 +229,12 @@ fn from(object: &[u64; 16], offset: u16) -> u64 {
 #[inline(always)]
 fn half(object: &[u64; 16], offset: u16) -> u32 {
     from(object, offset) as u32
+}
+
+/// Two bytes of `object` at a byte offset that userspace gave.
+#[inline(always)]
+fn short(object: &[u64; 16], offset: u16) -> u32 {
+    (field(object, offset) >> ((u64::from(offset) & 7) * 8)) as u32 & 0xffff
 }
 
 /// A reference in `object`.
@@ -954,34 +966,26 @@ extern "C" fn copy_chunk_name(address: u64) -> u32 {
     copy(address, u64::from(layout.string_size) + if length < LEAST { LEAST } else { length }, mark)
 }
 
-/// Copies the trace that runs, with its machine code, unless that has been done, and notes which one it is.
+/// Copies the trace that runs, with its machine code and the places of the exit stubs that it leaves through, unless that has been
+/// done, and notes which one it is.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn copy_trace() -> u32 {
+    const EXIT_STUBS: u64 = 16 * 8;
     let Some(Scratch { walk, header, .. }) = scratch() else { return 0 };
-    let Walk { process: Process { layout, .. }, object, .. } = walk;
     header.trace = 0;
     header.trace_mark = 0;
-    // SAFETY: reads of the target's memory may fail and then give 0; the buffer holds 128 bytes.
-    let trace = unsafe {
-        let number = header.vmstate as u32;
-        if header.g == 0 || header.vmstate <= 0 || number >= user_half(header.g + u64::from(layout.g_sizetrace)) {
-            return 0;
-        }
-        // The table and the parts of a trace are known by C pointers, the traces in the table by references.
-        let table = user_word(header.g + u64::from(layout.g_trace));
-        let trace = user_reference(layout, table + u64::from(number) * u64::from(layout.reference_size));
-        if trace == 0 || !read_user(object.as_mut_ptr().cast(), 128, trace) {
-            return 0;
-        }
-        trace
-    };
+    let number = running_trace();
+    let trace = read_trace(number);
+    if trace == 0 {
+        return 0;
+    }
+    let Walk { process: Process { layout, .. }, object, .. } = walk;
     let (mcode, mcode_size) = (field(object, layout.trace_mcode), half(object, layout.trace_szmcode));
     let map = field(object, layout.trace_snapmap);
     let mut map_words = half(object, layout.trace_nsnapmap);
     if layout.trace_short != 0 {
-        map_words =
-            (field(object, layout.trace_nsnapmap) >> ((u64::from(layout.trace_nsnapmap) & 7) * 8)) as u32 & 0xffff;
+        map_words = short(object, layout.trace_nsnapmap);
     }
     let mut mark = mix(u64::from(header.tgid), trace);
     mark = mix(mark, mcode);
@@ -992,11 +996,133 @@ extern "C" fn copy_trace() -> u32 {
     header.trace = trace;
     header.trace_mark = mark;
     if !is_known(mark) {
+        copy(header.g + u64::from(layout.g_exitstubs), EXIT_STUBS, mark);
         copy(mcode, mcode_size.into(), mark);
         // Its parts are one block, of which the map of snapshots is the last.
         copy(trace, (map + u64::from(map_words) * 4).wrapping_sub(trace), mark);
     }
     0
+}
+
+/// The number of the trace that runs, or 0. A global function, as [`turn`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn running_trace() -> u32 {
+    let Some(Scratch { walk, header, .. }) = scratch() else { return 0 };
+    if header.vmstate == VMST_GC && header.jit_base != 0 {
+        return collecting_trace();
+    }
+    if header.vmstate <= 0 {
+        return 0;
+    }
+    let number = header.vmstate as u32;
+    let ip = header.registers.ip;
+    if read_trace(number) == 0 || runs_in(walk, ip) {
+        return number;
+    }
+    let layout = &walk.process.layout;
+    let mcode = field(&walk.object, layout.trace_mcode);
+    if ip.wrapping_sub(mcode).wrapping_add(MCODE_AREA) > 2 * MCODE_AREA {
+        return number;
+    }
+    // A trace that another one has jumped to sets `vmstate` in its first instructions.
+    let link = short(&walk.object, layout.trace_link);
+    let root = short(&walk.object, layout.trace_root);
+    if link != number && read_trace(link) != 0 && runs_in(walk, ip) {
+        return link;
+    }
+    match side_trace(if root == 0 { number } else { root }) {
+        0 => number,
+        side => side,
+    }
+}
+
+/// The number of the side trace of a root trace in which the instruction pointer is, or 0. A global function, as [`turn`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn side_trace(root: u32) -> u32 {
+    const MOST: u32 = 32;
+    let Some(Scratch { walk, header, .. }) = scratch() else { return 0 };
+    let mut number = root;
+    for _ in 0..MOST {
+        if number == 0 || read_trace(number) == 0 {
+            return 0;
+        }
+        if runs_in(walk, header.registers.ip) {
+            return number;
+        }
+        number = short(&walk.object, walk.process.layout.trace_nextside);
+    }
+    0
+}
+
+/// The number of the trace that has called the garbage collector, or 0. The collector keeps it in a register to restore `vmstate`
+/// (`lj_gc_step`), which the functions that it calls push on the native stack; of the small numbers that are there it is the one of a
+/// trace that something on that stack returns to. A global function, as [`turn`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn collecting_trace() -> u32 {
+    let Some(Scratch { walk, header, .. }) = scratch() else { return 0 };
+    let r = &header.registers;
+    // SAFETY: the buffer holds `SCAN_WORDS` words.
+    let read = unsafe { read_user(walk.words.as_mut_ptr().cast(), (COLLECTOR_WORDS * 8) as u32, r.sp) };
+    if !read {
+        return 0;
+    }
+    // SAFETY: see `user_half`.
+    let traces = u64::from(unsafe { user_half(header.g + u64::from(walk.process.layout.g_sizetrace)) });
+    walk.words[COLLECTOR_WORDS..COLLECTOR_WORDS + 6].copy_from_slice(&[r.bx, r.bp, r.r12, r.r13, r.r14, r.r15]);
+    for index in 0..COLLECTOR_WORDS + 6 {
+        let number = walk.words[index];
+        if number != 0 && number < traces && called_from(number as u32) != 0 {
+            return number as u32;
+        }
+    }
+    0
+}
+
+/// Whether one of the words of the native stack that were read is a return address into a trace. A global function, as [`turn`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn called_from(number: u32) -> u32 {
+    let Some(Scratch { walk, .. }) = scratch() else { return 0 };
+    if read_trace(number) == 0 {
+        return 0;
+    }
+    for index in 0..COLLECTOR_WORDS {
+        if runs_in(walk, walk.words[index].wrapping_sub(1)) {
+            return 1;
+        }
+    }
+    0
+}
+
+/// Reads the trace with this number into the buffer of objects. Its address, or 0. A global function, as [`turn`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn read_trace(number: u32) -> u64 {
+    let Some(Scratch { walk, header, .. }) = scratch() else { return 0 };
+    let Walk { process: Process { layout, .. }, object, .. } = walk;
+    // SAFETY: reads of the target's memory may fail and then give 0; the buffer holds 128 bytes.
+    unsafe {
+        if header.g == 0 || number == 0 || number >= user_half(header.g + u64::from(layout.g_sizetrace)) {
+            return 0;
+        }
+        // The table and the parts of a trace are known by C pointers, the traces in the table by references.
+        let table = user_word(header.g + u64::from(layout.g_trace));
+        let trace = user_reference(layout, table + u64::from(number) * u64::from(layout.reference_size));
+        if trace == 0 || !read_user(object.as_mut_ptr().cast(), 128, trace) {
+            return 0;
+        }
+        trace
+    }
+}
+
+/// Whether an address is in the machine code of the trace in the buffer of objects.
+#[inline(always)]
+fn runs_in(walk: &Walk, address: u64) -> bool {
+    let Walk { process: Process { layout, .. }, object, .. } = walk;
+    address.wrapping_sub(field(object, layout.trace_mcode)) < u64::from(half(object, layout.trace_szmcode))
 }
 
 /// Sends a copy of memory to userspace. When that fails, it is tried again with the next sample.

@@ -254,7 +254,7 @@ impl Targets {
         for activation in &activations {
             changed |= target.meet(activation.global);
         }
-        target.view.running = target.view.running(sample);
+        target.view.turn_to(sample, &activations);
         let pieces = weave(sample, &activations, &mut target.view);
         let mut resolver = Resolver {
             view: &mut target.view,

@@ -26,7 +26,7 @@
 use std::ops::Range;
 
 use super::arch::Model;
-use super::exit_stub::Guards;
+use super::exit_stub::{ExitStubs, Guards};
 use super::layout::{self, Layout};
 use super::memory::Memory;
 use super::object::{read_reference, reference_at};
@@ -323,6 +323,8 @@ pub struct Trace {
     vm: Range<u64>,
     /// Machine-code offset of the jump at the end, when `jit_base` has been moved before it.
     moved_base_from: Option<u32>,
+    /// The exit stubs of its VM, as far as there were any when it was made: its own are among them.
+    exit_stubs: ExitStubs,
 }
 
 /// Where in a trace a machine-code address is.
@@ -391,6 +393,7 @@ impl Trace {
             prototypes: Box::default(),
             vm,
             moved_base_from,
+            exit_stubs: guards.stubs.clone(),
         };
         trace.read_functions(memory, layout, parent);
         Some(trace)
@@ -515,6 +518,13 @@ impl Trace {
             return Some(Position { snapshot: self.snapshots.len() - 1, leaving: true });
         }
         Some(Position { snapshot: after.checked_sub(1)?, leaving: false })
+    }
+
+    /// The place whose exit is being taken, when `pc` is in an exit stub that this trace leaves through. `stack_byte` reads the
+    /// native stack at an offset from SP.
+    pub fn exit_at(&self, pc: u64, stack_byte: impl Fn(u64) -> Option<u8>) -> Option<Position> {
+        let snapshot = usize::from(self.exit_stubs.exit_at(pc, stack_byte)?);
+        (snapshot < self.snapshots.len()).then_some(Position { snapshot, leaving: false })
     }
 
     /// The entries of a snapshot, and the words behind them.

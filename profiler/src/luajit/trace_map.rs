@@ -99,15 +99,8 @@ impl TraceMap {
         self.lookup(memory, header.mcode)
     }
 
-    /// The trace with this number, address and mark that was copied when it ran; it need not live any more.
-    pub fn copied(
-        &mut self,
-        memory: &impl Memory,
-        copies: &Copies,
-        number: u16,
-        address: u64,
-        mark: u64,
-    ) -> Option<Arc<Trace>> {
+    /// The trace with this address and mark that was copied when it ran; it need not live any more.
+    pub fn copied(&mut self, memory: &impl Memory, copies: &Copies, address: u64, mark: u64) -> Option<Arc<Trace>> {
         if let Some(trace) = self.copied.get(&mark) {
             return Some(Arc::clone(trace));
         }
@@ -115,12 +108,10 @@ impl TraceMap {
             return None;
         }
         let memory = &copies.over(memory);
-        let header = self.read_header(memory, number, address)?;
-        if self.layout.snapshot.mcofs.is_none() && self.exit_stubs == ExitStubs::default() {
-            // Its guards are needed to tell where its snapshots are.
-            self.exit_stubs = ExitStubs::read(memory, &self.layout, self.jit_state)?;
-        }
-        let guards = self.guards_of(number);
+        let bytes = memory.bytes(address, self.layout.trace.size as usize).ok()?;
+        let header = Header::parse(address, &bytes, &self.layout)?;
+        let stubs = ExitStubs::read(memory, &self.layout, self.jit_state)?;
+        let guards = Guards { stubs, ..self.guards_of(header.number) };
         let trace = Arc::new(Trace::read(memory, &self.layout, self.vm(), header, None, &guards)?);
         self.make_room(Some(&trace));
         self.copied.insert(mark, Arc::clone(&trace));

@@ -11,6 +11,7 @@ use super::weave::{Code, Native};
 use crate::luajit::arch::{Model, SLOT_SIZE};
 use crate::luajit::copies::Copies;
 use crate::luajit::discover::{Discovery, Vm, discover};
+use crate::luajit::frames::{Activation, Source};
 use crate::luajit::handlers::Handlers;
 use crate::luajit::layout::Layout;
 use crate::luajit::trace::Trace;
@@ -33,8 +34,10 @@ pub struct View {
     pub memory: ProcessMemory,
     /// Some of it, as it was.
     pub copies: Copies,
-    /// The trace that ran when the sample at hand was taken, if it was copied.
+    /// The trace that ran when the sample at hand was taken, or that called the garbage collector, if it was copied.
     pub running: Option<Arc<Trace>>,
+    /// Where the sample at hand is in the first instructions of a trace that the interpreter has just entered.
+    pub entered: Option<u64>,
     /// Its native code.
     pub unwinder: Unwinder,
     /// Its LuaJIT, if it has one.
@@ -57,6 +60,9 @@ pub struct Lua {
     pub unsettled: Option<Vm>,
 }
 
+/// `vmstate` in the interpreter (`~LJ_VMST_INTERP`).
+const VMST_INTERP: i32 = -1;
+
 impl View {
     /// Opens a process.
     ///
@@ -65,7 +71,15 @@ impl View {
     pub fn open(world: &Arc<dyn World>, pid: u32, images: &Arc<Images>) -> Result<View, ProcessError> {
         let process = Arc::new(Process::open(world, pid)?);
         let unwinder = Unwinder::new(Arc::clone(&process), Arc::clone(images))?;
-        Ok(View { memory: process.memory(), copies: Copies::default(), running: None, process, unwinder, lua: None })
+        Ok(View {
+            memory: process.memory(),
+            copies: Copies::default(),
+            running: None,
+            entered: None,
+            process,
+            unwinder,
+            lua: None,
+        })
     }
 
     /// Searches the process for VMs.
@@ -152,12 +166,14 @@ impl View {
         lua.traces.values_mut().any(in_stubs)
     }
 
-    /// The trace that ran when a sample was taken, from the copy that was made of it.
-    pub fn running(&mut self, sample: &Sample<'_>) -> Option<Arc<Trace>> {
+    /// Takes note of the traces that a sample which is to be woven next is in.
+    pub fn turn_to(&mut self, sample: &Sample<'_>, activations: &[Activation]) {
         let header = sample.header;
-        let number = u16::try_from(header.vmstate).ok().filter(|_| header.trace != 0)?;
         let View { memory, copies, lua, .. } = self;
-        lua.as_mut()?.traces.get_mut(&header.g)?.copied(memory, copies, number, header.trace, header.trace_mark)
+        let traces = lua.as_mut().and_then(|lua| lua.traces.get_mut(&header.g)).filter(|_| header.trace != 0);
+        self.running = traces.and_then(|traces| traces.copied(memory, copies, header.trace, header.trace_mark));
+        let on_trace = activations.first().is_some_and(|activation| activation.source == Source::Trace);
+        self.entered = (on_trace && header.vmstate == VMST_INTERP).then_some(header.registers.ip);
     }
 
     /// The trace whose machine code is at an address, in any VM.
@@ -215,6 +231,11 @@ fn wire_layout(layout: &Layout) -> luaflame_ebpf::Layout {
         trace_startpc: short(layout.trace.startpc),
         trace_szmcode: short(layout.trace.szmcode),
         trace_mcode: short(layout.trace.mcode),
+        trace_link: short(layout.trace.link),
+        trace_root: short(layout.trace.root),
+        // Behind `root` are `nextroot` and `nextside`, in all layouts.
+        trace_nextside: short(layout.trace.root + 4),
+        g_exitstubs: short(layout.gg.j - layout.gg.g + layout.jit_state.exitstubgroup),
         reference_size: short(layout.model.reference_size() as u32),
         reserved: 0,
     }
@@ -232,7 +253,9 @@ impl Native for View {
         if self.lua.as_ref().is_some_and(|lua| lua.ffi_call.contains(&address)) {
             return Code::FfiCall;
         }
-        if self.running.as_ref().is_some_and(|trace| trace.mcode().contains(&address)) {
+        let leaves =
+            |trace: &Arc<Trace>| trace.mcode().contains(&address) || trace.exit_at(address, |_| Some(0)).is_some();
+        if self.entered == Some(address) || self.running.as_ref().is_some_and(leaves) {
             return Code::Trace;
         }
         if !self.unwinder.executable(address) {

@@ -21,7 +21,7 @@ use crate::luajit::object::{Function, FunctionKind};
 use crate::luajit::proto::{Fingerprint, Proto};
 use crate::luajit::snapshot::{BaseFrame, TraceFrame};
 use crate::luajit::source::MAX_SOURCE;
-use crate::luajit::trace::Position;
+use crate::luajit::trace::Trace;
 use crate::native::kernel::KernelSymbols;
 use crate::native::symbols::{NativeFrame, Symbolizer};
 use crate::native::unwind::StepError;
@@ -264,6 +264,14 @@ impl Resolver<'_> {
             self.push(stack, frame);
             return;
         };
+        if self.view.entered == Some(address) {
+            // The interpreter's PC register still is past the instruction that entered the trace.
+            let pc = Some(sample.header.registers.bx);
+            let pc = pc.filter(|pc| base.prototype().is_some_and(|prototype| prototype.contains(*pc)));
+            let frame = self.lua_frame(activation, base, pc, FrameKind::Compiled);
+            self.push(stack, frame);
+            return;
+        }
         let frames = self.trace_frames(sample, activation, base, address);
         let Some(frames) = frames else {
             // Without the snapshot, the function that the trace was entered in is still known, but not where it is.
@@ -314,24 +322,22 @@ impl Resolver<'_> {
         let lua = lua.as_mut()?;
         let traces = lua.traces.get_mut(&activation.global)?;
         let memory = &*memory;
-        let running = running.as_ref().filter(|trace| trace.mcode().contains(&address)).cloned();
-        let (trace, position) = match running.or_else(|| traces.lookup(memory, address)) {
-            Some(trace) => {
-                // `address` is inside the instruction that runs or called: no return address any more.
-                let position = trace.position(address, false)?;
-                (trace, position)
-            }
-            None => {
-                // In an exit stub, on the way out of the trace: the exit's number is the snapshot's.
-                let stack = sample.stack;
-                let sp = sample.header.registers.sp;
-                let byte = |offset: u64| stack.word(sp.wrapping_add(offset)).map(|word| word as u8);
-                let exit = traces.exit_stubs(memory)?.exit_at(address, byte)?;
-                let number = u16::try_from(sample.header.vmstate).ok()?;
-                let trace = traces.get(memory, number)?;
-                (trace, Position { snapshot: exit.into(), leaving: false })
-            }
+        // In an exit stub, on the way out of a trace, the exit's number is the snapshot's.
+        let stack_byte = |offset: u64| {
+            let word = sample.stack.word(sample.header.registers.sp.wrapping_add(offset));
+            word.map(|word| word as u8)
         };
+        // `address` is inside the instruction that runs or called: no return address any more.
+        let place = |trace: Arc<Trace>| {
+            let position = trace.position(address, false).or_else(|| trace.exit_at(address, stack_byte))?;
+            Some((trace, position))
+        };
+        let number = u16::try_from(sample.header.vmstate).ok();
+        let (trace, position) = running
+            .clone()
+            .and_then(place)
+            .or_else(|| traces.lookup(memory, address).and_then(place))
+            .or_else(|| traces.get(memory, number?).and_then(place))?;
         match trace.frames(memory, &lua.layout, position, &on_stack) {
             Ok(frames) => Some(frames),
             Err(_) => {
