@@ -4,6 +4,9 @@
 //! needed at the edges of a function, where the PC register is the caller's: a call has made the new frame before it loads the
 //! new function's PC, and a return loads the caller's PC before it is done.
 
+use std::ops::Range;
+
+use super::arch::ASM_FAST_FUNCTIONS;
 use super::bytecode::op;
 use super::discover::Vm;
 use super::memory::{Memory, ReadError};
@@ -11,11 +14,13 @@ use super::memory::{Memory, ReadError};
 /// Function headers (`BC_FUNCF` to `BC_FUNCCW`), which have no static dispatch.
 const HEADERS: u32 = 8;
 
-/// The handlers of calls and returns.
+/// The handlers of calls and returns, and the builtins.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Handlers {
     /// Their first addresses, from `CALLM` to the one behind `RET1`.
     starts: Vec<u64>,
+    /// The code of builtins, but for what is behind the entry of the last one.
+    builtins: Range<u64>,
 }
 
 impl Handlers {
@@ -29,7 +34,21 @@ impl Handlers {
         let end = vm.main_thread.wrapping_add(u64::from(vm.layout.gg.bcff));
         let entry = |opcode: u8| end.wrapping_sub(static_dispatch).wrapping_add(u64::from(opcode) * 8);
         let starts = (op::CALLM..=op::RET1 + 1).map(|opcode| memory.u64(entry(opcode))).collect::<Result<_, _>>()?;
-        Ok(Handlers { starts })
+        let builtin = |index: u32| memory.u64(vm.dispatch().wrapping_add(u64::from(vm.layout.opcodes + index) * 8));
+        let builtins = (0..ASM_FAST_FUNCTIONS).map(builtin).collect::<Result<Vec<u64>, _>>()?;
+        let (first, last) = (builtins.iter().min().copied(), builtins.iter().max().copied());
+        Ok(Handlers { starts, builtins: first.unwrap_or(0)..last.unwrap_or(0) })
+    }
+
+    /// Whether the code of builtins is not known, because their dispatch was replaced when it was read: it is while a trace is
+    /// recorded and while a hook for calls is set.
+    pub fn lack_builtins(&self) -> bool {
+        self.builtins.is_empty()
+    }
+
+    /// Whether a builtin runs at an address.
+    pub fn in_builtin(&self, address: u64) -> bool {
+        self.builtins.contains(&address)
     }
 
     /// What the handler that an address is in does at the edge of a function; `None` outside of handlers that call or return.
@@ -75,6 +94,11 @@ mod tests {
             assert_eq!(handlers.edge(start(75)), Some(Edge::Return(75)), "RET0");
             assert_eq!(handlers.edge(start(77) - 1), Some(Edge::Return(76)), "the end of RET1");
             assert_eq!(handlers.edge(start(77)), None, "FORI");
+            let builtin = |index: u32| {
+                Memory::u64(&image, vm.dispatch() + u64::from(layout.opcodes + index) * 8).expect("readable")
+            };
+            assert!(handlers.in_builtin(builtin(0)) && handlers.in_builtin(builtin(55)));
+            assert!(!handlers.in_builtin(builtin(0) - 1) && !handlers.in_builtin(start(68)));
         }
     }
 }

@@ -9,11 +9,11 @@ use rustc_hash::FxHashMap;
 
 use super::process::View;
 use super::weave::{Missing, Piece};
-use crate::luajit::arch::SLOT_SIZE;
+use crate::luajit::arch::{LinkType, SLOT_SIZE};
 use crate::luajit::bytecode::{Instruction, op};
 use crate::luajit::discover::Vm;
 use crate::luajit::frames::{Activation, Kind, LuaFrame, Prototype};
-use crate::luajit::handlers::Edge;
+use crate::luajit::handlers::{Edge, Handlers};
 use crate::luajit::layout::Layout;
 use crate::luajit::memory::Memory;
 use crate::luajit::names::{Names, Sources};
@@ -415,6 +415,11 @@ impl Resolver<'_> {
         stack: &mut Vec<FrameId>,
     ) {
         match frame.kind {
+            // A builtin has written its result, a function, over its own, and is about to return.
+            Kind::Lua(_) if frame.edge && self.is_in_builtin(sample, activation.global) => {
+                let frame = self.builtin(None, None);
+                self.push(stack, frame);
+            }
             Kind::Lua(prototype) if frame.edge && self.has_returned(sample, activation.global, frame, &prototype) => {}
             Kind::Lua(prototype) => {
                 let pc = if frame.edge {
@@ -454,6 +459,19 @@ impl Resolver<'_> {
                 self.push(stack, frame);
             }
         }
+    }
+
+    /// Whether a builtin that Lua code has called runs: the PC register is where its caller goes on.
+    fn is_in_builtin(&mut self, sample: &Sample<'_>, global: u64) -> bool {
+        let registers = &sample.header.registers;
+        let View { lua: Some(lua), memory, .. } = &mut *self.view else { return false };
+        if lua.handlers.lack_builtins()
+            && let Ok(vm) = Vm::validate(memory, global, &lua.layout)
+            && let Ok(handlers) = Handlers::read(memory, &vm)
+        {
+            lua.handlers = handlers;
+        }
+        lua.handlers.in_builtin(registers.ip) && LinkType::of(registers.bx) == LinkType::Lua
     }
 
     /// Whether a frame at its edge is gone already: in place of its function is its result, which is another function. While a
