@@ -18,9 +18,6 @@ use crate::{Test, test};
 const RUNTIMES: [&str; 4] = ["luajit", "210.4.8-stripped", "210.7.4", "210.7.4-shared-stripped"];
 /// Samples of each workload in each mode.
 const SAMPLES: u64 = 1_000;
-/// Workloads that a few samples in a thousand are not right of yet, as those of [`Mode::Flush`] and, rarely, [`Mode::Hook`]; `docs/accuracy.md` has the
-/// figures, and `cargo xtask truth` fails on them.
-const NOT_YET: [&str; 3] = ["buffers", "generated", "storms"];
 /// Samples a second.
 const FREQUENCY: u32 = 1_997;
 
@@ -30,10 +27,7 @@ pub fn tests() -> Vec<(String, Test)> {
     let runtimes = RUNTIMES.map(|name| name.parse::<Runtime>().expect("it is one of the builds"));
     let mut tests = Vec::new();
     for (number, workload) in workloads.into_iter().enumerate() {
-        if NOT_YET.contains(&workload.name.as_str()) {
-            continue;
-        }
-        for &mode in workload.modes.iter().filter(|mode| matches!(mode, Mode::Interpreter | Mode::Jit)) {
+        for &mode in &workload.modes {
             // Each mode of a workload on another one, as long as there are others that it runs on.
             let first = number + mode as usize;
             let order: Vec<Runtime> = (0..runtimes.len()).map(|at| runtimes[(first + at) % runtimes.len()]).collect();
