@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::bail;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -99,6 +99,7 @@ pub fn record(
         frequency: options.frequency,
         event: probe.event.to_owned(),
         seconds: 0.0,
+        started: Some(SystemTime::now()),
     };
     let start = Instant::now();
     let mut observed = start;

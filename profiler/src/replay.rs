@@ -76,6 +76,7 @@ impl Player {
             frequency: self.recording.frequency,
             event: self.recording.event,
             seconds: self.recording.seconds,
+            started: None,
         };
         profile.counters.lost = self.recording.lost;
         profile

@@ -6,7 +6,7 @@ use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use luaflame::format::{folded, label, svg};
 use luaflame::profile::view::{Lines, View};
-use luaflame::profile::{Frame, FrameKind, Profile};
+use luaflame::profile::{Frame, FrameKind, Origin, Profile};
 use luaflame_fuzz as _;
 
 #[derive(Debug, Arbitrary)]
@@ -57,7 +57,7 @@ fuzz_target!(|input: Input| {
     for (stack, count) in input.stacks {
         let stack: Vec<_> = stack.into_iter().map(|index| ids[usize::from(index) % ids.len()]).collect();
         if !stack.is_empty() {
-            profile.add(&stack, count.max(1).into());
+            profile.add(Origin::default(), &stack, count.max(1).into());
         }
     }
     let lines = [Lines::None, Lines::Function, Lines::Line][usize::from(input.lines) % 3];

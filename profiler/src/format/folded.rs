@@ -79,6 +79,7 @@ pub fn write(profile: &Profile, lines: Lines, writer: &mut dyn Write) -> io::Res
 mod tests {
     use super::*;
     use crate::profile::FrameKind;
+    use crate::profile::Origin;
 
     fn frame(kind: FrameKind, name: &str) -> Frame {
         let file = kind.is_lua().then(|| "app.lua".into());
@@ -89,7 +90,7 @@ mod tests {
         let mut profile = Profile::default();
         for (stack, count) in stacks {
             let ids: Vec<_> = stack.iter().map(|&(kind, name)| profile.frame(frame(kind, name))).collect();
-            profile.add(&ids, *count);
+            profile.add(Origin::default(), &ids, *count);
         }
         let mut bytes = Vec::new();
         write(&profile, Lines::Function, &mut bytes).unwrap();
@@ -131,10 +132,10 @@ mod tests {
     fn subtrees_count_all_that_is_above_them() {
         let mut profile = Profile::default();
         let [a, b, c] = ["a", "b", "c"].map(|name| profile.frame(frame(FrameKind::Native, name)));
-        profile.add(&[a, b, c], 1);
-        profile.add(&[a, c], 2);
-        profile.add(&[a], 4);
-        profile.add(&[b], 8);
+        profile.add(Origin::default(), &[a, b, c], 1);
+        profile.add(Origin::default(), &[a, c], 2);
+        profile.add(Origin::default(), &[a], 4);
+        profile.add(Origin::default(), &[b], 8);
         let mut subtrees = Folded::new(&profile, |frame| label(frame, Lines::Function)).subtrees();
         subtrees.sort_unstable();
         assert_eq!(subtrees, [1, 1, 2, 7, 8]);

@@ -158,6 +158,7 @@ mod tests {
 
     use super::*;
     use crate::profile::Frame;
+    use crate::profile::Origin;
 
     fn frame(kind: FrameKind, name: &str) -> Frame {
         let file = kind.is_lua().then(|| "app.lua".into());
@@ -172,7 +173,7 @@ mod tests {
         profile.meta.seconds = 10.0;
         for (stack, count) in stacks {
             let ids: Vec<_> = stack.iter().map(|&(kind, name)| profile.frame(frame(kind, name))).collect();
-            profile.add(&ids, *count);
+            profile.add(Origin::default(), &ids, *count);
             profile.counters.samples += count;
         }
         profile
@@ -331,7 +332,7 @@ mod tests {
         let run = profile.frame(frame(FrameKind::Native, "run"));
         for number in 0..BOX_LIMIT {
             let step = profile.frame(frame(FrameKind::Native, &format!("step{number}")));
-            profile.add(&[run, step], if number < 10 { 100 } else { 1 });
+            profile.add(Origin::default(), &[run, step], if number < 10 { 100 } else { 1 });
         }
         let svg = drawn(&profile, "");
         // The ten wide steps, `run` and the box of all.

@@ -3,6 +3,7 @@
 pub mod view;
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use indexmap::{IndexMap, IndexSet};
 use rustc_hash::FxBuildHasher;
@@ -68,11 +69,90 @@ impl FrameId {
     }
 }
 
-/// Frames and stacks, each stored once, with the number of samples of each stack.
+/// What a thread was doing when a sample was taken, as its VM says (`vmstate`, `lj_obj.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum State {
+    /// No VM is on its native stack.
+    #[default]
+    Outside,
+    /// Bytecode in the interpreter, or a builtin.
+    Interpreter,
+    /// Machine code of a trace.
+    Compiled,
+    /// A C function called from Lua code.
+    C,
+    /// The garbage collector.
+    Collector,
+    /// On the way out of a trace.
+    Exit,
+    /// Recording, optimising or assembling a trace.
+    Compiler,
+}
+
+impl State {
+    /// Its name in words: `interpreter`.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Outside => "outside Lua",
+            State::Interpreter => "interpreter",
+            State::Compiled => "compiled",
+            State::C => "C function",
+            State::Collector => "garbage collector",
+            State::Exit => "trace exit",
+            State::Compiler => "JIT compiler",
+        }
+    }
+}
+
+/// Where a sample was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Origin {
+    /// Process.
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Address of the innermost VM on its native stack (`global_State`), or 0.
+    pub vm: u64,
+    /// What that VM was doing.
+    pub state: State,
+}
+
+/// One sample in the order of time.
+#[derive(Debug, Clone, Copy)]
+struct Tick {
+    /// Index in `counts`.
+    counted: u32,
+    /// Milliseconds since the first one.
+    time: u32,
+}
+
+/// Most samples whose time is kept: 32 MiB of them. What comes later is counted without.
+const MOST_TICKS: usize = 1 << 22;
+
+/// Samples of one stack from one origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted<'a> {
+    /// Where they were taken.
+    pub origin: &'a Origin,
+    /// The stack, root first.
+    pub stack: &'a [FrameId],
+    /// Their number.
+    pub count: u64,
+}
+
+/// Frames, stacks and origins, each stored once, with the number of samples of each stack from each origin.
 #[derive(Debug, Default)]
 pub struct Profile {
     frames: IndexSet<Frame, FxBuildHasher>,
-    stacks: IndexMap<Box<[FrameId]>, u64, FxBuildHasher>,
+    stacks: IndexSet<Box<[FrameId]>, FxBuildHasher>,
+    origins: IndexSet<Origin, FxBuildHasher>,
+    /// By index of the origin and of the stack.
+    counts: IndexMap<(u32, u32), u64, FxBuildHasher>,
+    ticks: Vec<Tick>,
+    /// Time of the first tick, in nanoseconds on the clock of [`add_at`](Profile::add_at).
+    first: Option<u64>,
+    /// Names of threads, by process and thread.
+    pub threads: IndexMap<(u32, u32), String, FxBuildHasher>,
     /// What is known about how the samples were taken.
     pub meta: Meta,
     /// What was counted while they were taken.
@@ -92,6 +172,8 @@ pub struct Meta {
     pub event: String,
     /// Seconds from the first moment of sampling to the last.
     pub seconds: f64,
+    /// When sampling began, if that is known.
+    pub started: Option<SystemTime>,
 }
 
 /// What happened to the samples and frames of a profile. Every sample that the kernel took is in exactly one of
@@ -140,17 +222,81 @@ impl Profile {
     }
 
     /// Counts `count` more samples of a stack, root first.
-    pub fn add(&mut self, stack: &[FrameId], count: u64) {
-        match self.stacks.get_mut(stack) {
-            Some(seen) => *seen = seen.saturating_add(count),
-            None => {
-                self.stacks.insert(stack.into(), count);
-            }
+    pub fn add(&mut self, origin: Origin, stack: &[FrameId], count: u64) {
+        self.counted(origin, stack, count);
+    }
+
+    /// Counts one more sample of a stack, root first, taken at a time, in nanoseconds on any one clock.
+    pub fn add_at(&mut self, origin: Origin, stack: &[FrameId], time: u64) {
+        const MILLISECOND: u64 = 1_000_000;
+        let counted = self.counted(origin, stack, 1);
+        if self.ticks.len() < MOST_TICKS {
+            let since = time.saturating_sub(*self.first.get_or_insert(time)) / MILLISECOND;
+            self.ticks.push(Tick { counted, time: u32::try_from(since).unwrap_or(u32::MAX) });
         }
     }
 
-    /// Every distinct stack, root first, with its number of samples, in the order first seen.
+    /// Index in `counts`.
+    fn counted(&mut self, origin: Origin, stack: &[FrameId], count: u64) -> u32 {
+        let origin = self.origins.insert_full(origin).0 as u32;
+        let stack = match self.stacks.get_index_of(stack) {
+            Some(known) => known,
+            None => self.stacks.insert_full(stack.into()).0,
+        };
+        let entry = self.counts.entry((origin, stack as u32));
+        let index = entry.index();
+        let seen = entry.or_default();
+        *seen = seen.saturating_add(count);
+        index as u32
+    }
+
+    /// Every distinct stack, root first, with its number of samples from all origins, in the order first seen.
     pub fn stacks(&self) -> impl ExactSizeIterator<Item = (&[FrameId], u64)> {
-        self.stacks.iter().map(|(stack, count)| (&**stack, *count))
+        let mut sums = vec![0_u64; self.stacks.len()];
+        for ((_, stack), count) in &self.counts {
+            let sum = &mut sums[*stack as usize];
+            *sum = sum.saturating_add(*count);
+        }
+        self.stacks.iter().zip(sums).map(|(stack, count)| (&**stack, count))
+    }
+
+    /// The samples of each stack from each origin, in the order first seen.
+    pub fn counted_samples(&self) -> impl ExactSizeIterator<Item = Counted<'_>> {
+        self.counts.iter().map(|(key, count)| self.at(*key, *count))
+    }
+
+    /// The same samples with other stacks: `map` is given the new profile, for its frames, an origin, a stack, and an empty one to
+    /// fill; where it stays empty, the samples are left out.
+    pub fn mapped(&self, mut map: impl FnMut(&mut Profile, &Origin, &[FrameId], &mut Vec<FrameId>)) -> Profile {
+        let mut shown = Profile {
+            threads: self.threads.clone(),
+            meta: self.meta.clone(),
+            counters: self.counters.clone(),
+            ..Profile::default()
+        };
+        let mut stack = Vec::new();
+        let mut indexes = Vec::with_capacity(self.counts.len());
+        for Counted { origin, stack: frames, count } in self.counted_samples() {
+            stack.clear();
+            map(&mut shown, origin, frames, &mut stack);
+            indexes.push((!stack.is_empty()).then(|| shown.counted(*origin, &stack, count)));
+        }
+        let ticks = self.ticks.iter();
+        shown.ticks =
+            ticks.filter_map(|tick| Some(Tick { counted: indexes[tick.counted as usize]?, time: tick.time })).collect();
+        shown
+    }
+
+    fn at(&self, (origin, stack): (u32, u32), count: u64) -> Counted<'_> {
+        Counted { origin: &self.origins[origin as usize], stack: &self.stacks[stack as usize], count }
+    }
+
+    /// Single samples in the order in which they were added, with the time since the first one, in milliseconds. Of the longest profiles only the
+    /// first four million are known; of those that were read from a format without times none.
+    pub fn timeline(&self) -> impl ExactSizeIterator<Item = (Duration, Counted<'_>)> {
+        self.ticks.iter().map(|tick| {
+            let (key, _) = self.counts.get_index(tick.counted as usize).expect("a tick is of something counted");
+            (Duration::from_millis(tick.time.into()), self.at(*key, 1))
+        })
     }
 }

@@ -39,24 +39,16 @@ impl View {
     /// The profile as this view shows it. Stacks that become equal are counted together; stacks that become empty stay
     /// out.
     pub fn of(&self, profile: &Profile) -> Profile {
-        let mut shown =
-            Profile { meta: profile.meta.clone(), counters: profile.counters.clone(), ..Profile::default() };
         // Made when first met in a stack that stays, so that no frame is known that is in no stack.
         let mut ids: Vec<Option<FrameId>> = vec![None; profile.frames().len()];
-        let mut stack = Vec::new();
-        for (frames, count) in profile.stacks() {
+        profile.mapped(|shown, _, frames, stack| {
             if self.lua_only && !frames.iter().any(|&id| in_lua_land(profile.get(id).kind)) {
-                continue;
+                return;
             }
-            stack.clear();
             for &id in frames.iter().filter(|&&id| self.shows(profile.get(id).kind)) {
                 stack.push(*ids[id.index()].get_or_insert_with(|| shown.frame(self.reduced(profile.get(id)))));
             }
-            if !stack.is_empty() {
-                shown.add(&stack, count);
-            }
-        }
-        shown
+        })
     }
 
     fn shows(&self, kind: FrameKind) -> bool {
@@ -93,6 +85,7 @@ fn in_lua_land(kind: FrameKind) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::profile::Origin;
 
     fn frame(kind: FrameKind, name: &str, first_line: u32, line: u32) -> Frame {
         let file = kind.is_lua().then(|| "app.lua".into());
@@ -111,11 +104,11 @@ mod tests {
         let print = profile.frame(frame(FrameKind::Builtin, "print", 0, 0));
         let write = profile.frame(frame(FrameKind::Kernel, "vfs_write", 0, 0));
         let cut = profile.frame(frame(FrameKind::Marker, "truncated", 0, 0));
-        profile.add(&[main, call, early], 3);
-        profile.add(&[main, call, late], 4);
-        profile.add(&[main, call, late, print, write], 2);
-        profile.add(&[main, cut, call, other], 1);
-        profile.add(&[main, cut, write], 5);
+        profile.add(Origin::default(), &[main, call, early], 3);
+        profile.add(Origin::default(), &[main, call, late], 4);
+        profile.add(Origin::default(), &[main, call, late, print, write], 2);
+        profile.add(Origin::default(), &[main, cut, call, other], 1);
+        profile.add(Origin::default(), &[main, cut, write], 5);
         profile
     }
 
@@ -169,7 +162,7 @@ mod tests {
         let mut profile = Profile::default();
         let main = profile.frame(frame(FrameKind::Native, "main", 0, 0));
         let cut = profile.frame(frame(FrameKind::Marker, "truncated", 0, 0));
-        profile.add(&[main, cut], 1);
+        profile.add(Origin::default(), &[main, cut], 1);
         assert_eq!(View { lua_only: true, ..View::default() }.of(&profile).frames().len(), 0);
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use luaflame_ebpf::Header;
 use rustc_hash::FxHashMap;
 
 use super::process::View;
@@ -26,7 +27,7 @@ use crate::native::kernel::KernelSymbols;
 use crate::native::symbols::{NativeFrame, Symbolizer};
 use crate::native::unwind::StepError;
 use crate::probe::sample::Sample;
-use crate::profile::{Frame, FrameId, FrameKind, Profile};
+use crate::profile::{Frame, FrameId, FrameKind, Origin, Profile, State};
 use crate::target::process::Process;
 use crate::target::world::World;
 
@@ -193,8 +194,20 @@ impl Resolver<'_> {
         let unresolved = stack.iter().filter(|id| self.profile.get(**id).unresolved).count();
         self.profile.counters.unresolved += unresolved as u64;
         stack.reverse();
-        self.profile.add(stack, 1);
+        let header = sample.header;
+        let origin = Origin { pid: header.tgid, tid: header.tid, vm: header.g, state: state(header) };
+        self.name_thread(&origin);
+        self.profile.add_at(origin, stack, header.time);
         outcome
+    }
+
+    /// Takes note of the name of a thread when it is met for the first time.
+    fn name_thread(&mut self, origin: &Origin) {
+        let thread = (origin.pid, origin.tid);
+        if !self.profile.threads.contains_key(&thread) {
+            let name = self.view.process.thread_name(origin.tid).unwrap_or_default();
+            self.profile.threads.insert(thread, name);
+        }
     }
 
     fn push(&mut self, stack: &mut Vec<FrameId>, frame: Frame) {
@@ -693,6 +706,19 @@ fn source_text(process: &Process, path: &str) -> Option<Arc<[u8]>> {
     let mut text = Vec::new();
     file.take(MAX_SOURCE as u64).read_to_end(&mut text).ok()?;
     Some(text.into())
+}
+
+/// What the innermost VM was doing (`LJ_VMST_*`, `lj_obj.h`, inverted; a trace's number on a trace).
+fn state(header: &Header) -> State {
+    match header.vmstate {
+        _ if header.g == 0 => State::Outside,
+        0.. => State::Compiled,
+        -2 => State::C,
+        -3 => State::Collector,
+        -4 => State::Exit,
+        -7..=-5 => State::Compiler,
+        _ => State::Interpreter,
+    }
 }
 
 /// Whether a frame is the one that the running trace was entered in.

@@ -121,6 +121,15 @@ impl Process {
         self.started
     }
 
+    /// The name of one of its threads (`comm`, at most 15 bytes), with bytes that are not UTF-8 replaced.
+    ///
+    /// # Errors
+    /// When the thread has ended, or it may not be looked at.
+    pub fn thread_name(&self, tid: u32) -> Result<String, ProcessError> {
+        let bytes = self.read(&format!("task/{tid}/comm"), "the name of a thread")?;
+        Ok(String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned())
+    }
+
     /// Its command name when it was opened (`comm`, at most 15 bytes), with bytes that are not UTF-8 replaced.
     pub fn comm(&self) -> &str {
         &self.comm
