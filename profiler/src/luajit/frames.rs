@@ -261,10 +261,20 @@ fn kind(entry: &Entry) -> Kind {
 /// Which C frame each of the raw frames runs in, and the number of C frames that this uses up.
 fn place(raw: &[Raw], cframes: &[CFrame], first: usize) -> (Vec<usize>, usize) {
     let mut cframe = first;
+    // For each frame the offset of the outermost one that runs in the same C frame. Those above it may be new: a trace that is
+    // left writes them to the Lua stack from a C frame of `lj_vm_cpcall`, in which none of them runs.
+    let offset = |raw: &Raw| (u64::from(raw.entry.slot) * SLOT_SIZE).wrapping_sub(SLOT_SIZE);
+    let mut offsets: Vec<u64> = raw.iter().map(offset).collect();
+    for index in (1..raw.len()).rev() {
+        let inner = &raw[index - 1];
+        if !called_from_c(&inner.entry) && inner.behind_cut == raw[index].behind_cut {
+            offsets[index - 1] = offsets[index];
+        }
+    }
     let places = raw
         .iter()
-        .map(|Raw { entry, .. }| {
-            let offset = (u64::from(entry.slot) * SLOT_SIZE).wrapping_sub(SLOT_SIZE);
+        .zip(offsets)
+        .map(|(Raw { entry, .. }, offset)| {
             // A C frame whose Lua frame has not been pushed: `lj_vm_cpcall`.
             while let Some(c) = cframes.get(cframe)
                 && c.nres < 0
