@@ -50,9 +50,9 @@ fn usage_errors_exit_with_2() {
         &["-p", "7", "7"],
         &["record"],
         &["record", "-p", "7", "--with-memory"],
-        &["replay"],
-        &["replay", "a.luaflame", "-o", "-"],
-        &["-p", "7", "replay", "a.luaflame"],
+        &["report"],
+        &["report", "a.luaflame", "-o", "-"],
+        &["-p", "7", "report", "a.luaflame"],
     ] {
         refusal(2, arguments);
     }
@@ -90,10 +90,10 @@ fn help_says_what_a_capture_contains() {
 
 #[test]
 fn a_capture_that_cannot_be_replayed_is_named() {
-    let text = refusal(1, &["replay", "none.luaflame", "-o", "flame.svg"]);
-    assert!(text.contains("none.luaflame cannot be replayed: it cannot be read: No such file"), "{text}");
-    let text = refusal(1, &["replay", "kept.svg", "-o", "flame.svg"]);
-    assert!(text.contains("kept.svg cannot be replayed: it is not a capture"), "{text}");
+    let text = refusal(1, &["report", "none.luaflame", "-o", "flame.svg"]);
+    assert!(text.contains("none.luaflame cannot be read: it cannot be read: No such file"), "{text}");
+    let text = refusal(1, &["report", "kept.svg", "-o", "flame.svg"]);
+    assert!(text.contains("kept.svg cannot be read: it is not a capture"), "{text}");
 }
 
 /// Without privileges the refusal is another one, and the same holds.

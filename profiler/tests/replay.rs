@@ -9,7 +9,7 @@ use std::process::Command;
 fn replays(name: &str) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
     let output = Command::new(env!("CARGO_BIN_EXE_luaflame"))
-        .args(["replay", "--lines", "line", "-f", "folded", "-o", "-"])
+        .args(["report", "--lines", "line", "-f", "folded", "-o", "-"])
         .arg(fixtures.join(name).with_extension("luaflame"))
         .output()
         .unwrap();

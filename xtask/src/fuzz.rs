@@ -24,7 +24,7 @@ pub struct Arguments {
 }
 
 /// Every target, with further inputs to begin with, beside those in `profiler/fuzz/seeds`.
-const TARGETS: [(&str, Option<&str>); 9] = [
+const TARGETS: [(&str, Option<&str>); 10] = [
     ("samples", None),
     ("discovery", None),
     ("prototypes", None),
@@ -33,6 +33,7 @@ const TARGETS: [(&str, Option<&str>); 9] = [
     ("images", None),
     ("maps", None),
     ("sources", Some("samples/lua")),
+    ("captures", None),
     ("labels", None),
 ];
 

@@ -39,10 +39,21 @@ pub(super) enum Kind {
     KernelSymbols,
     /// The [`Recording`], as JSON. It comes last: a file without it was not finished.
     Recording,
+    /// The samples of a profile ([`super::stored`]).
+    Profile,
+    /// What describes them, as JSON.
+    Description,
 }
 
 impl Kind {
-    const ALL: [(Kind, u32); 4] = [(Kind::Journal, 1), (Kind::File, 2), (Kind::KernelSymbols, 3), (Kind::Recording, 4)];
+    const ALL: [(Kind, u32); 6] = [
+        (Kind::Journal, 1),
+        (Kind::File, 2),
+        (Kind::KernelSymbols, 3),
+        (Kind::Recording, 4),
+        (Kind::Profile, 5),
+        (Kind::Description, 6),
+    ];
 
     fn number(self) -> u32 {
         Kind::ALL.iter().find(|(kind, _)| *kind == self).map_or(0, |(_, number)| *number)
@@ -93,9 +104,9 @@ impl Recording {
     }
 }
 
-/// Why a capture cannot be replayed.
+/// Why a capture cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{name} cannot be replayed: {reason}.")]
+#[error("{name} cannot be read: {reason}.")]
 pub struct CaptureError {
     /// The name of the file.
     pub name: String,

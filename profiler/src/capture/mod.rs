@@ -10,6 +10,7 @@ mod memory;
 mod recorder;
 mod replayed;
 mod shrink;
+mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -17,3 +18,6 @@ pub use file::{Capture, CaptureError, Recording};
 pub use recorder::Recorder;
 pub use replayed::{Replayed, Step};
 pub use shrink::shrink;
+#[cfg(feature = "fuzzing")]
+pub use stored::profile_file_of;
+pub use stored::{profile_file, stored_profile};

@@ -234,7 +234,7 @@ fn what_is_no_capture_is_said_to_be_none() {
     append(&mut bytes, Kind::Recording, &serde_json::to_vec(&later).unwrap(), Compression::fast());
     assert_eq!(reason(&bytes), Reason::LaterRecords(LAYOUT + 1));
     let text = Capture::of("a.luaflame".to_owned(), Vec::new()).unwrap_err().to_string();
-    assert_eq!(text, "a.luaflame cannot be replayed: it is not a capture that luaflame has written.");
+    assert_eq!(text, "a.luaflame cannot be read: it is not a capture that luaflame has written.");
 }
 
 fn fixture() -> Vec<u8> {

@@ -27,9 +27,8 @@ Examples:
   sudo luaflame -p $(cat nginx.pid) -o flame.svg  all workers of an nginx, until Ctrl-C
   sudo luaflame -p 1234 -t 1m --lua-only          Lua functions only, to luaflame-1234.svg
   sudo luaflame -p 1234 -t 10 -o stacks.folded    folded stacks, for other tools
-  sudo luaflame record -p 1234 -t 10 --with-memory x.luaflame
-                                                  the same as without `record`, and keep what was read
-  luaflame replay x.luaflame -o flame.svg         draw it again, anywhere, without privileges
+  sudo luaflame -p 1234 -t 10 -o x.luaflame       keep the samples, to draw them later
+  luaflame report x.luaflame --lua-only           draw them, anywhere, without privileges, as often as you like
 
 Ctrl-C ends sampling and writes what there is; a second Ctrl-C gives up and writes nothing.
 
@@ -65,9 +64,9 @@ enum Command {
     /// Sample processes and draw where their CPU time goes; so does luaflame without a command
     #[command(max_term_width = 100)]
     Record(RecordArgs),
-    /// Draw what a capture with memory holds: no privileges and no process are needed
+    /// Draw what a capture holds: no privileges and no process are needed
     #[command(max_term_width = 100)]
-    Replay(ReplayArgs),
+    Report(ReportArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -100,7 +99,7 @@ struct RecordArgs {
     #[arg(long, conflicts_with = "lua_only")]
     no_lua: bool,
 
-    /// Also write all that is read of the processes into this file, for luaflame replay. It contains MEMORY OF THE
+    /// Also write all that is read of the processes into this file, for luaflame report. It contains MEMORY OF THE
     /// PROCESSES, in which passwords, keys and data of users may be, and is readable by its owner alone
     #[arg(long, value_name = "FILE.luaflame")]
     with_memory: Option<PathBuf>,
@@ -110,8 +109,8 @@ struct RecordArgs {
 }
 
 #[derive(Debug, clap::Args)]
-struct ReplayArgs {
-    /// The capture, a file that --with-memory has written
+struct ReportArgs {
+    /// The capture, a file that -o FILE.luaflame or --with-memory has written
     capture: PathBuf,
 
     #[command(flatten)]
@@ -120,12 +119,13 @@ struct ReplayArgs {
 
 #[derive(Debug, clap::Args)]
 struct DrawingArgs {
-    /// File to write, or - for standard output. Without it, a new file luaflame-PID.svg, or for a capture one of its name,
-    /// with -2 and so on when that exists
-    #[arg(short, long, value_name = "FILE")]
-    output: Option<PathBuf>,
+    /// File to write, or - for standard output; can be given several times. Without it, a new file luaflame-PID.svg, or for a
+    /// capture one of its name, with -2 and so on when that exists
+    #[arg(short, long = "output", value_name = "FILE")]
+    outputs: Vec<PathBuf>,
 
-    /// Format to write. Without it, by the name of the file: .svg, or .folded, .collapsed, .txt for folded stacks
+    /// Format to write. Without it, by the name of the file: .svg, or .folded, .collapsed, .txt for folded stacks, .luaflame for
+    /// a capture
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<FormatArg>,
 
@@ -156,6 +156,8 @@ enum FormatArg {
     Svg,
     /// A line for each stack, for other tools
     Folded,
+    /// All samples with what is known of them, for luaflame report
+    Luaflame,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -185,10 +187,8 @@ pub struct Plan {
     pub source: Source,
     /// What of it to draw.
     pub view: View,
-    /// The format to write.
-    pub format: Format,
-    /// Where to write.
-    pub destination: Destination,
+    /// What to write, and where: one or more.
+    pub outputs: Vec<(Destination, Format)>,
     /// Heading of the flame graph, when one is asked for.
     pub title: Option<String>,
     /// Much that is unresolved is an error.
@@ -227,9 +227,9 @@ impl Args {
         match self.command {
             None => self.record.plan(),
             Some(Command::Record(record)) => record.plan(),
-            Some(Command::Replay(replay)) => {
-                let stem = replay.capture.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                replay.drawing.plan(Source::Capture(replay.capture), stem)
+            Some(Command::Report(report)) => {
+                let stem = report.capture.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                report.drawing.plan(Source::Capture(report.capture), stem)
             }
         }
     }
@@ -254,7 +254,8 @@ impl RecordArgs {
             duration: self.time,
             frequency: self.frequency,
             event,
-            kernel: self.drawing.kernel(),
+            // A capture is drawn later, with other options.
+            kernel: !self.drawing.no_kernel && (self.drawing.kernel() || self.drawing.writes_capture()),
             lua: !self.no_lua,
         };
         self.drawing.plan(Source::Processes { options, with_memory: self.with_memory }, stem)
@@ -266,6 +267,19 @@ impl DrawingArgs {
         !self.no_kernel && !self.lua_only
     }
 
+    fn asked(&self) -> Option<Format> {
+        self.format.map(|format| match format {
+            FormatArg::Svg => Format::Svg,
+            FormatArg::Folded => Format::Folded,
+            FormatArg::Luaflame => Format::Capture,
+        })
+    }
+
+    fn writes_capture(&self) -> bool {
+        let capture = Some(Format::Capture);
+        self.asked() == capture || self.outputs.iter().any(|path| Format::of_path(path) == capture)
+    }
+
     fn plan(self, source: Source, stem: String) -> Result<Plan, clap::Error> {
         let lines = match self.lines {
             LinesArg::Function => Lines::Function,
@@ -273,25 +287,28 @@ impl DrawingArgs {
             LinesArg::None => Lines::None,
         };
         let view = View { lua_only: self.lua_only, kernel: self.kernel(), lines };
-        let asked = self.format.map(|format| match format {
-            FormatArg::Svg => Format::Svg,
-            FormatArg::Folded => Format::Folded,
-        });
-        let (destination, format) = match self.output {
-            Some(path) => {
-                let Some(format) = asked.or_else(|| Format::of_path(&path)) else {
-                    let message = format!(
-                        "the name '{}' does not tell the format to write; use a name that ends in .svg (flame graph) or in \
-                         .folded, .collapsed or .txt (folded stacks), or add -f svg or -f folded",
-                        path.display()
-                    );
-                    return Err(Args::command().error(ErrorKind::ValueValidation, message));
-                };
-                (Destination::Path(path), format)
-            }
-            None => (Destination::Unused(stem), asked.unwrap_or(Format::Svg)),
-        };
-        Ok(Plan { view, source, format, destination, title: self.title, strict: self.strict })
+        let asked = self.asked();
+        let refuse = |message| Err(Args::command().error(ErrorKind::ValueValidation, message));
+        let mut outputs = Vec::new();
+        for path in self.outputs {
+            let Some(format) = asked.or_else(|| Format::of_path(&path)) else {
+                return refuse(format!(
+                    "the name '{}' does not tell the format to write; use a name that ends in .svg (flame graph), in .folded, \
+                     .collapsed or .txt (folded stacks) or in .luaflame (capture), or add -f svg, -f folded or -f luaflame",
+                    path.display()
+                ));
+            };
+            outputs.push((Destination::Path(path), format));
+        }
+        if outputs.len() > 1 && asked.is_some() {
+            return refuse(
+                "-f gives one format to several files; leave it out, so that their names tell it".to_owned(),
+            );
+        }
+        if outputs.is_empty() {
+            outputs.push((Destination::Unused(stem), asked.unwrap_or(Format::Svg)));
+        }
+        Ok(Plan { view, source, outputs, title: self.title, strict: self.strict })
     }
 }
 
@@ -368,8 +385,7 @@ mod tests {
     fn pids_can_be_repeated_and_listed() {
         let plan = plan(&["-p", "7", "--pid", "8,7,9"]).unwrap();
         assert_eq!(options(&plan).pids, [7, 8, 9]);
-        assert!(matches!(plan.destination, Destination::Unused(stem) if stem == "luaflame-7"));
-        assert_eq!(plan.format, Format::Svg);
+        assert!(matches!(&plan.outputs[..], [(Destination::Unused(stem), Format::Svg)] if stem == "luaflame-7"));
     }
 
     #[test]
@@ -383,9 +399,10 @@ mod tests {
 
     #[test]
     fn the_format_is_told_by_the_option_before_the_name() {
-        assert_eq!(plan(&["-p7", "-o", "a.folded"]).unwrap().format, Format::Folded);
-        assert_eq!(plan(&["-p7", "-o", "a.svg", "-f", "folded"]).unwrap().format, Format::Folded);
-        assert_eq!(plan(&["-p7", "-o", "-", "-f", "svg"]).unwrap().format, Format::Svg);
+        let format = |arguments: &[&str]| plan(arguments).unwrap().outputs[0].1;
+        assert_eq!(format(&["-p7", "-o", "a.folded"]), Format::Folded);
+        assert_eq!(format(&["-p7", "-o", "a.svg", "-f", "folded"]), Format::Folded);
+        assert_eq!(format(&["-p7", "-o", "-", "-f", "svg"]), Format::Svg);
         let error = plan(&["-p7", "-o", "-"]).unwrap_err();
         assert_eq!(error.exit_code(), 2);
     }
@@ -400,13 +417,22 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_is_drawn_under_its_own_name() {
-        let replayed = plan(&["replay", "folder/slow.luaflame", "--lines", "line"]).unwrap();
-        assert!(matches!(&replayed.source, Source::Capture(path) if path.ends_with("slow.luaflame")));
-        assert!(matches!(replayed.destination, Destination::Unused(stem) if stem == "slow"));
-        assert_eq!(plan(&["replay", "a.luaflame", "-o", "-"]).unwrap_err().exit_code(), 2, "no format");
-        assert_eq!(plan(&["replay"]).unwrap_err().exit_code(), 2, "no capture");
-        assert_eq!(plan(&["-p7", "replay", "a.luaflame"]).unwrap_err().exit_code(), 2, "both");
+    fn several_files_tell_their_formats() {
+        let plan_of = plan(&["-p7", "-o", "a.svg", "-o", "b.luaflame", "--lua-only"]).unwrap();
+        let formats: Vec<Format> = plan_of.outputs.iter().map(|(_, format)| *format).collect();
+        assert_eq!(formats, [Format::Svg, Format::Capture]);
+        assert!(options(&plan_of).kernel, "what is not drawn now may be drawn later");
+        assert_eq!(plan(&["-p7", "-o", "a.svg", "-o", "b.svg", "-f", "folded"]).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn a_report_is_drawn_under_the_name_of_its_capture() {
+        let report = plan(&["report", "folder/slow.luaflame", "--lines", "line"]).unwrap();
+        assert!(matches!(&report.source, Source::Capture(path) if path.ends_with("slow.luaflame")));
+        assert!(matches!(&report.outputs[..], [(Destination::Unused(stem), Format::Svg)] if stem == "slow"));
+        assert_eq!(plan(&["report", "a.luaflame", "-o", "-"]).unwrap_err().exit_code(), 2, "no format");
+        assert_eq!(plan(&["report"]).unwrap_err().exit_code(), 2, "no capture");
+        assert_eq!(plan(&["-p7", "report", "a.luaflame"]).unwrap_err().exit_code(), 2, "both");
     }
 
     #[test]

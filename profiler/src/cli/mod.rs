@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, bail};
-use luaflame::capture::{Capture, Recorder, Recording};
+use luaflame::capture::{Capture, Recorder, Recording, profile_file, stored_profile};
 use luaflame::format::label::printable;
 use luaflame::format::output::{Output, OutputError};
 use luaflame::format::{Format, folded, svg};
@@ -45,16 +45,17 @@ pub fn run(plan: &Plan) -> ExitCode {
 
 /// Whatever can be refused is refused before sampling, cheapest first.
 fn profile(plan: &Plan) -> anyhow::Result<ExitCode> {
-    let output = match &plan.destination {
-        Destination::Path(path) => Output::at(path)?,
-        Destination::Unused(stem) => Output::unused(Path::new("."), stem, plan.format.extension())?,
+    let open = |(destination, format): &(Destination, Format)| match destination {
+        Destination::Path(path) => Output::at(path),
+        Destination::Unused(stem) => Output::unused(Path::new("."), stem, format.extension()),
     };
+    let outputs = plan.outputs.iter().map(open).collect::<Result<Vec<Output>, OutputError>>()?;
     match &plan.source {
         Source::Processes { options, with_memory: None } => {
             requirements::check()?;
             let interrupt = Interrupt::install().context(NO_INTERRUPT)?;
             let profile = sample(options, &live(), &interrupt)?;
-            draw(plan, &profile, output, &interrupt)
+            write_all(plan, &profile, &Recording::of(options, &profile), outputs, &interrupt)
         }
         Source::Processes { options, with_memory: Some(path) } => {
             let capture = Output::at(path)?.secret();
@@ -63,18 +64,22 @@ fn profile(plan: &Plan) -> anyhow::Result<ExitCode> {
             let recorder = Recorder::new(live());
             let world: Arc<dyn World> = Arc::new(recorder.clone());
             let profile = sample(options, &world, &interrupt)?;
-            let code = draw(plan, &profile, output, &interrupt)?;
-            let bytes =
-                recorder.finish(&Recording::of(options, &profile)).context("the kernel's symbols cannot be read")?;
+            let recording = Recording::of(options, &profile);
+            let code = write_all(plan, &profile, &recording, outputs, &interrupt)?;
+            let bytes = recorder.finish(&recording).context("the kernel's symbols cannot be read")?;
             let file = write(capture, &bytes, &interrupt)?;
             say(&summary::capture(&file, bytes.len(), world.is_full()));
             Ok(code)
         }
         Source::Capture(path) => {
             let capture = Capture::open(path)?;
+            let recording = capture.recording.clone();
             let interrupt = Interrupt::install().context(NO_INTERRUPT)?;
-            let profile = replay(capture, interrupt.stop())?;
-            draw(plan, &profile, output, &interrupt)
+            let profile = match stored_profile(&capture)? {
+                Some(profile) => profile,
+                None => replay(capture, interrupt.stop())?,
+            };
+            write_all(plan, &profile, &recording, outputs, &interrupt)
         }
     }
 }
@@ -87,25 +92,43 @@ fn sample(options: &record::Options, world: &Arc<dyn World>, interrupt: &Interru
     })
 }
 
-/// Draws what is to be seen of a profile, and says how it came about.
-fn draw(plan: &Plan, recorded: &Profile, output: Output, interrupt: &Interrupt) -> anyhow::Result<ExitCode> {
+/// Writes what is to be seen of a profile in each of the formats, and says how it came about.
+fn write_all(
+    plan: &Plan,
+    recorded: &Profile,
+    recording: &Recording,
+    outputs: Vec<Output>,
+    interrupt: &Interrupt,
+) -> anyhow::Result<ExitCode> {
     let shown = plan.view.of(recorded);
     if shown.stacks().len() == 0 {
         bail!(summary::nothing_to_draw(plan, recorded));
     }
-    let bytes = rendered(plan, &shown).context("the profile could not be drawn")?;
-    let file = match write(output, &bytes, interrupt) {
-        Ok(file) => file,
-        Err(error) if error.is_closed_pipe() => return Ok(ExitCode::SUCCESS),
-        Err(error) => return Err(error.into()),
-    };
+    let mut files = Vec::new();
+    for (output, (_, format)) in outputs.into_iter().zip(&plan.outputs) {
+        let bytes = match format {
+            // It has all that was recorded, to be drawn with any options.
+            Format::Capture => profile_file(recording, recorded),
+            Format::Folded => written(|bytes| folded::write(&shown, plan.view.lines, bytes)),
+            Format::Svg => written(|bytes| svg::write(&shown, plan.view.lines, title(plan), bytes)),
+        };
+        let bytes = bytes.context("the profile could not be drawn")?;
+        match write(output, &bytes, interrupt) {
+            Ok(file) => files.push(file),
+            Err(error) if error.is_closed_pipe() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if files.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
 
     let counters = &recorded.counters;
     let unresolved = summary::is_mostly_unresolved(counters);
     if unresolved {
         say(&summary::unresolved_warning(counters));
     }
-    say(&summary::line(counters, recorded.meta.lua, &file));
+    say(&summary::line(counters, recorded.meta.lua, &files.join(" and ")));
     Ok(if unresolved && plan.strict { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -115,20 +138,19 @@ fn write(output: Output, bytes: &[u8], interrupt: &Interrupt) -> Result<String, 
     output.write(bytes)
 }
 
-fn rendered(plan: &Plan, shown: &Profile) -> io::Result<Vec<u8>> {
+/// What a format writes, in memory.
+fn written(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    match plan.format {
-        Format::Folded => folded::write(shown, plan.view.lines, &mut bytes)?,
-        Format::Svg => {
-            let title = match &plan.title {
-                Some(title) => title,
-                None if plan.view.lua_only => "Lua-land on-CPU flame graph",
-                None => "On-CPU flame graph",
-            };
-            svg::write(shown, plan.view.lines, title, &mut bytes)?;
-        }
-    }
+    write(&mut bytes)?;
     Ok(bytes)
+}
+
+fn title(plan: &Plan) -> &str {
+    match &plan.title {
+        Some(title) => title,
+        None if plan.view.lua_only => "Lua-land on-CPU flame graph",
+        None => "On-CPU flame graph",
+    }
 }
 
 /// Says something on standard error, fit for a terminal. That nobody may be reading there is no reason to stop.

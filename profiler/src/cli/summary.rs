@@ -36,7 +36,7 @@ pub fn capture(file: &str, bytes: usize, full: bool) -> String {
     let early = if full { "sampling ended early, because the capture became too large; " } else { "" };
     format!(
         "{early}{file} ({:.1} MiB, readable by its owner alone) CONTAINS MEMORY of the processes, in which secrets may be; \
-         luaflame replay draws it again",
+         luaflame report draws it again",
         bytes as f64 / f64::from(1 << 20)
     )
 }

@@ -14,15 +14,18 @@ pub enum Format {
     Svg,
     /// Folded stacks, see [`folded`].
     Folded,
+    /// A capture without memory, see [`crate::capture`].
+    Capture,
 }
 
 impl Format {
-    /// The format that a file name asks for by its extension, in upper or lower case: `svg`, or one of `folded`,
-    /// `collapsed`, `txt`.
+    /// The format that a file name asks for by its extension, in upper or lower case: `svg`, one of `folded`,
+    /// `collapsed`, `txt`, or `luaflame`.
     pub fn of_path(path: &Path) -> Option<Format> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "svg" => Some(Format::Svg),
             "folded" | "collapsed" | "txt" => Some(Format::Folded),
+            "luaflame" => Some(Format::Capture),
             _ => None,
         }
     }
@@ -32,6 +35,7 @@ impl Format {
         match self {
             Format::Svg => "svg",
             Format::Folded => "folded",
+            Format::Capture => "luaflame",
         }
     }
 }
@@ -48,6 +52,7 @@ mod tests {
             ("a.folded", Some(Format::Folded)),
             ("a.b.collapsed", Some(Format::Folded)),
             ("a.txt", Some(Format::Folded)),
+            ("a.luaflame", Some(Format::Capture)),
             ("a.png", None),
             ("svg", None),
             (".svg", None),

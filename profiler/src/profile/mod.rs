@@ -117,11 +117,14 @@ pub struct Origin {
     pub state: State,
 }
 
+/// A stack from an origin, of which a [`Profile`] counts samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CountedId(u32);
+
 /// One sample in the order of time.
 #[derive(Debug, Clone, Copy)]
 struct Tick {
-    /// Index in `counts`.
-    counted: u32,
+    counted: CountedId,
     /// Milliseconds since the first one.
     time: u32,
 }
@@ -221,23 +224,22 @@ impl Profile {
         self.frames.iter()
     }
 
-    /// Counts `count` more samples of a stack, root first.
-    pub fn add(&mut self, origin: Origin, stack: &[FrameId], count: u64) {
-        self.counted(origin, stack, count);
-    }
-
     /// Counts one more sample of a stack, root first, taken at a time, in nanoseconds on any one clock.
     pub fn add_at(&mut self, origin: Origin, stack: &[FrameId], time: u64) {
-        const MILLISECOND: u64 = 1_000_000;
-        let counted = self.counted(origin, stack, 1);
+        let counted = self.add(origin, stack, 1);
+        let first = *self.first.get_or_insert(time);
+        self.tick(counted, Duration::from_nanos(time.saturating_sub(first)));
+    }
+
+    /// Says when one of the samples that [`add`](Profile::add) has counted was taken, since the first one.
+    pub fn tick(&mut self, counted: CountedId, time: Duration) {
         if self.ticks.len() < MOST_TICKS {
-            let since = time.saturating_sub(*self.first.get_or_insert(time)) / MILLISECOND;
-            self.ticks.push(Tick { counted, time: u32::try_from(since).unwrap_or(u32::MAX) });
+            self.ticks.push(Tick { counted, time: u32::try_from(time.as_millis()).unwrap_or(u32::MAX) });
         }
     }
 
-    /// Index in `counts`.
-    fn counted(&mut self, origin: Origin, stack: &[FrameId], count: u64) -> u32 {
+    /// Counts `count` more samples of a stack, root first.
+    pub fn add(&mut self, origin: Origin, stack: &[FrameId], count: u64) -> CountedId {
         let origin = self.origins.insert_full(origin).0 as u32;
         let stack = match self.stacks.get_index_of(stack) {
             Some(known) => known,
@@ -247,7 +249,7 @@ impl Profile {
         let index = entry.index();
         let seen = entry.or_default();
         *seen = seen.saturating_add(count);
-        index as u32
+        CountedId(index as u32)
     }
 
     /// Every distinct stack, root first, with its number of samples from all origins, in the order first seen.
@@ -279,11 +281,12 @@ impl Profile {
         for Counted { origin, stack: frames, count } in self.counted_samples() {
             stack.clear();
             map(&mut shown, origin, frames, &mut stack);
-            indexes.push((!stack.is_empty()).then(|| shown.counted(*origin, &stack, count)));
+            indexes.push((!stack.is_empty()).then(|| shown.add(*origin, &stack, count)));
         }
         let ticks = self.ticks.iter();
-        shown.ticks =
-            ticks.filter_map(|tick| Some(Tick { counted: indexes[tick.counted as usize]?, time: tick.time })).collect();
+        shown.ticks = ticks
+            .filter_map(|tick| Some(Tick { counted: indexes[tick.counted.0 as usize]?, time: tick.time }))
+            .collect();
         shown
     }
 
@@ -295,7 +298,7 @@ impl Profile {
     /// first four million are known; of those that were read from a format without times none.
     pub fn timeline(&self) -> impl ExactSizeIterator<Item = (Duration, Counted<'_>)> {
         self.ticks.iter().map(|tick| {
-            let (key, _) = self.counts.get_index(tick.counted as usize).expect("a tick is of something counted");
+            let (key, _) = self.counts.get_index(tick.counted.0 as usize).expect("a tick is of something counted");
             (Duration::from_millis(tick.time.into()), self.at(*key, 1))
         })
     }

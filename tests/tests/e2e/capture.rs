@@ -1,4 +1,4 @@
-//! Captures with memory: what was drawn live is drawn again from the file alone, by anyone.
+//! Captures: what was drawn live is drawn again from the file alone, by anyone.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use luaflame_tests::luaflame::{FREQUENCY, program, run};
 use luaflame_tests::programs::{Mode, Runtime, Target};
-use luaflame_tests::stacks::parse;
+use luaflame_tests::stacks::{Stack, parse};
 
 use crate::nginx::busy;
 use crate::{Test, test};
@@ -26,6 +26,7 @@ pub fn tests() -> Vec<(String, Test)> {
         test("capture::nginx", || busy(|nginx| same_again(nginx.master()))),
         test("capture::process_that_ends", process_that_ends),
         test("capture::damaged", damaged),
+        test("capture::without_memory", without_memory),
     ]
 }
 
@@ -75,7 +76,7 @@ fn replay(folder: &Path, capture: &Path, more: &[&str]) -> Result<String> {
         chown(capture, Some(NOBODY), Some(NOBODY))?;
     }
     let output = Command::new(luaflame)
-        .args(["replay", "-f", "folded", "-o", "-"])
+        .args(["report", "-f", "folded", "-o", "-"])
         .args(more)
         .arg(capture)
         .uid(NOBODY)
@@ -83,6 +84,25 @@ fn replay(folder: &Path, capture: &Path, more: &[&str]) -> Result<String> {
         .output()?;
     ensure!(output.status.success(), "the replay failed:\n{}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)
+}
+
+/// A capture of the samples alone is drawn in any way, like the live run.
+fn without_memory() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (capture, live) = (folder.path().join("x.luaflame"), folder.path().join("live.folded"));
+    let target = Target::sample(Runtime::CommandLine, Mode::Jit, "calls.lua", &[])?;
+    let (pid, capture_name) = (target.pid().to_string(), capture.to_str().context("UTF-8")?);
+    let outputs = ["-o", capture_name, "-o", live.to_str().context("UTF-8")?];
+    let arguments = [&["-p", &pid, "-t", "2", "-F", FREQUENCY, "--lua-only", "--lines", "line"][..], &outputs].concat();
+    let finished = run(&arguments)?.success()?;
+    ensure!(finished.stderr.contains("x.luaflame and "), "{}", finished.stderr);
+    let live = fs::read_to_string(live)?;
+    ensure!(replay(folder.path(), &capture, &["--lua-only", "--lines", "line"])? == live, "it is drawn in another way");
+    let whole = parse(&replay(folder.path(), &capture, &[])?)?;
+    ensure!(whole.iter().any(|stack| stack.to_string().contains("lua_pcall")), "native frames were not kept");
+    let samples = |stacks: &[Stack]| stacks.iter().map(|stack| stack.count).sum::<u64>();
+    ensure!(samples(&whole) == samples(&parse(&live)?), "there are not as many samples");
+    Ok(())
 }
 
 fn damaged() -> Result<()> {
@@ -94,7 +114,7 @@ fn damaged() -> Result<()> {
     let name = capture.to_str().context("UTF-8")?;
     let refused = |bytes: &[u8], word: &str| {
         fs::write(&capture, bytes)?;
-        run(&["replay", name, "-f", "folded", "-o", "-"])?.failure(1, &[name, word])
+        run(&["report", name, "-f", "folded", "-o", "-"])?.failure(1, &[name, word])
     };
     refused(&whole[..whole.len() / 2], "ends too early")?;
     refused(b"#!/bin/sh\n", "not a capture")?;
