@@ -14,8 +14,10 @@ struct Input {
     frames: Vec<Named>,
     stacks: Vec<(Vec<u8>, u32)>,
     title: String,
+    subtitle: Option<String>,
     lines: u8,
     lua_only: bool,
+    reverse: bool,
     long: u8,
 }
 
@@ -28,7 +30,7 @@ struct Named {
     line: u32,
 }
 
-const KINDS: [FrameKind; 8] = [
+const KINDS: [FrameKind; 9] = [
     FrameKind::Kernel,
     FrameKind::Native,
     FrameKind::NativeInlined,
@@ -37,6 +39,7 @@ const KINDS: [FrameKind; 8] = [
     FrameKind::Inlined,
     FrameKind::Builtin,
     FrameKind::Marker,
+    FrameKind::Group,
 ];
 
 fuzz_target!(|input: Input| {
@@ -47,7 +50,7 @@ fuzz_target!(|input: Input| {
         .frames
         .into_iter()
         .map(|frame| {
-            let (kind, name, file) = (KINDS[usize::from(frame.kind) % 8], text(frame.name), text(frame.file));
+            let (kind, name, file) = (KINDS[usize::from(frame.kind) % KINDS.len()], text(frame.name), text(frame.file));
             profile.frame(Frame { kind, name, file, first_line: frame.first_line, line: frame.line, unresolved: false })
         })
         .collect();
@@ -61,7 +64,7 @@ fuzz_target!(|input: Input| {
         }
     }
     let lines = [Lines::None, Lines::Function, Lines::Line][usize::from(input.lines) % 3];
-    let view = View { lua_only: input.lua_only, kernel: true, lines };
+    let view = View { lua_only: input.lua_only, reverse: input.reverse, lines, ..View::default() };
     let profile = view.of(&profile);
     for frame in profile.frames() {
         let label = label::label(frame, lines);
@@ -76,7 +79,8 @@ fuzz_target!(|input: Input| {
     }
     if profile.stacks().len() > 0 {
         let mut text = Vec::new();
-        svg::write(&profile, lines, &input.title, &mut text).expect("there is a stack");
+        let drawing = svg::Drawing { title: &input.title, subtitle: input.subtitle.as_deref(), min_percent: 0.0 };
+        svg::write(&profile, lines, &drawing, &mut text).expect("there is a stack");
         let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
         roxmltree::Document::parse_with_options(str::from_utf8(&text).expect("UTF-8"), options).expect("XML");
     }

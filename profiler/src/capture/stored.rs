@@ -69,7 +69,7 @@ struct Description {
 }
 
 /// In the order of their numbers in a file; new ones go to the end.
-const KINDS: [FrameKind; 8] = [
+const KINDS: [FrameKind; 9] = [
     FrameKind::Kernel,
     FrameKind::Native,
     FrameKind::NativeInlined,
@@ -78,6 +78,7 @@ const KINDS: [FrameKind; 8] = [
     FrameKind::Inlined,
     FrameKind::Builtin,
     FrameKind::Marker,
+    FrameKind::Group,
 ];
 /// In the order of their numbers in a file; new ones go to the end.
 const STATES: [State; 7] =

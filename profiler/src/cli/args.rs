@@ -7,8 +7,9 @@ use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use luaflame::format::Format;
-use luaflame::profile::view::{Lines, View};
+use luaflame::profile::view::{By, Lines, View};
 use luaflame::record;
+use regex::Regex;
 
 /// Longest time that can be asked for, in seconds: a week.
 const LONGEST: f64 = 7.0 * 24.0 * 3600.0;
@@ -133,6 +134,14 @@ struct DrawingArgs {
     #[arg(long)]
     title: Option<String>,
 
+    /// Second line of its heading, instead of what was profiled and how
+    #[arg(long)]
+    subtitle: Option<String>,
+
+    /// Leave boxes out of the flame graph that are narrower than this share of it
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0, value_parser = percent)]
+    min_percent: f64,
+
     /// Leave the kernel's functions out: their time counts for whoever called the kernel
     #[arg(long)]
     no_kernel: bool,
@@ -140,6 +149,35 @@ struct DrawingArgs {
     /// Draw Lua functions and the builtin and C functions that they call only, and no samples outside Lua
     #[arg(long)]
     lua_only: bool,
+
+    /// Draw native functions and the kernel's only
+    #[arg(long, conflicts_with = "lua_only")]
+    native_only: bool,
+
+    /// Draw only stacks with a function that matches this regular expression, such as '^ngx_' or 'app\.lua'. Can be given
+    /// several times
+    #[arg(long, value_name = "REGEX")]
+    include: Vec<Regex>,
+
+    /// Draw no stacks with a function that matches this regular expression. Can be given several times
+    #[arg(long, value_name = "REGEX")]
+    exclude: Vec<Regex>,
+
+    /// Draw only what a function of this name calls
+    #[arg(long, value_name = "FUNCTION")]
+    root: Option<String>,
+
+    /// Keep stacks apart by where they were taken
+    #[arg(long, value_name = "WHAT")]
+    by: Option<ByArg>,
+
+    /// Keep stacks apart by thread, like --by thread
+    #[arg(long, conflicts_with = "by")]
+    threads: bool,
+
+    /// Turn the stacks around: below is what ran, above it who called it
+    #[arg(long)]
+    reverse: bool,
 
     /// How finely lines of Lua functions are told apart
     #[arg(long, value_name = "HOW", default_value = "function")]
@@ -171,6 +209,18 @@ enum LinesArg {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+enum ByArg {
+    /// Threads, by name and number
+    Thread,
+    /// Processes
+    Process,
+    /// Lua VMs
+    Vm,
+    /// What the VM was doing: interpreter, compiled code, garbage collector, ...
+    State,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum EventArg {
     /// CPU cycles where the machine counts them, else the CPU clock
     Auto,
@@ -191,6 +241,10 @@ pub struct Plan {
     pub outputs: Vec<(Destination, Format)>,
     /// Heading of the flame graph, when one is asked for.
     pub title: Option<String>,
+    /// Its second line, when one is asked for.
+    pub subtitle: Option<String>,
+    /// Narrowest boxes of a flame graph, in percent of it.
+    pub min_percent: f64,
     /// Much that is unresolved is an error.
     pub strict: bool,
 }
@@ -286,19 +340,24 @@ impl DrawingArgs {
             LinesArg::Line => Lines::Line,
             LinesArg::None => Lines::None,
         };
-        let view = View { lua_only: self.lua_only, kernel: self.kernel(), lines };
+        let by = self.by.or(self.threads.then_some(ByArg::Thread)).map(|by| match by {
+            ByArg::Thread => By::Thread,
+            ByArg::Process => By::Process,
+            ByArg::Vm => By::Vm,
+            ByArg::State => By::State,
+        });
         let asked = self.asked();
         let refuse = |message| Err(Args::command().error(ErrorKind::ValueValidation, message));
         let mut outputs = Vec::new();
-        for path in self.outputs {
-            let Some(format) = asked.or_else(|| Format::of_path(&path)) else {
+        for path in &self.outputs {
+            let Some(format) = asked.or_else(|| Format::of_path(path)) else {
                 return refuse(format!(
                     "the name '{}' does not tell the format to write; use a name that ends in .svg (flame graph), in .folded, \
                      .collapsed or .txt (folded stacks) or in .luaflame (capture), or add -f svg, -f folded or -f luaflame",
                     path.display()
                 ));
             };
-            outputs.push((Destination::Path(path), format));
+            outputs.push((Destination::Path(path.clone()), format));
         }
         if outputs.len() > 1 && asked.is_some() {
             return refuse(
@@ -308,13 +367,33 @@ impl DrawingArgs {
         if outputs.is_empty() {
             outputs.push((Destination::Unused(stem), asked.unwrap_or(Format::Svg)));
         }
-        Ok(Plan { view, source, outputs, title: self.title, strict: self.strict })
+        let view = View {
+            lua_only: self.lua_only,
+            native_only: self.native_only,
+            kernel: self.kernel(),
+            lines,
+            include: self.include,
+            exclude: self.exclude,
+            root: self.root,
+            by,
+            reverse: self.reverse,
+        };
+        let Self { title, subtitle, min_percent, strict, .. } = self;
+        Ok(Plan { view, source, outputs, title, subtitle, min_percent, strict })
     }
 }
 
 /// PIDs as the kernel gives them: up to `PID_MAX_LIMIT`.
 fn pid() -> RangedU64ValueParser<u32> {
     RangedU64ValueParser::new().range(1..=1 << 22)
+}
+
+/// A share in percent, from 0 to 100.
+fn percent(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches('%').parse::<f64>() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent),
+        _ => Err("it is not a number from 0 to 100".to_owned()),
+    }
 }
 
 /// Seconds, or a number with a unit: `10`, `0.5`, `10s`, `500ms`, `1m`, `1h`.
@@ -433,6 +512,23 @@ mod tests {
         assert_eq!(plan(&["report", "a.luaflame", "-o", "-"]).unwrap_err().exit_code(), 2, "no format");
         assert_eq!(plan(&["report"]).unwrap_err().exit_code(), 2, "no capture");
         assert_eq!(plan(&["-p7", "report", "a.luaflame"]).unwrap_err().exit_code(), 2, "both");
+    }
+
+    #[test]
+    fn what_to_draw_is_understood() {
+        let plan_of =
+            plan(&["report", "a.luaflame", "--threads", "--include", "^a", "--include=b", "--min-percent", "0.5%"]);
+        let Plan { view, min_percent, .. } = plan_of.unwrap();
+        assert_eq!((view.by, view.include.len(), min_percent), (Some(By::Thread), 2, 0.5));
+        for wrong in [
+            &["--include", "("][..],
+            &["--min-percent", "101"],
+            &["--min-percent", "nan"],
+            &["--threads", "--by", "vm"],
+            &["--native-only", "--lua-only"],
+        ] {
+            assert_eq!(plan(&[&["report", "a.luaflame"], wrong].concat()).unwrap_err().exit_code(), 2, "{wrong:?}");
+        }
     }
 
     #[test]

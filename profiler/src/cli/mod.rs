@@ -110,7 +110,7 @@ fn write_all(
             // It has all that was recorded, to be drawn with any options.
             Format::Capture => profile_file(recording, recorded),
             Format::Folded => written(|bytes| folded::write(&shown, plan.view.lines, bytes)),
-            Format::Svg => written(|bytes| svg::write(&shown, plan.view.lines, title(plan), bytes)),
+            Format::Svg => written(|bytes| svg::write(&shown, plan.view.lines, &drawing(plan), bytes)),
         };
         let bytes = bytes.context("the profile could not be drawn")?;
         match write(output, &bytes, interrupt) {
@@ -145,12 +145,13 @@ fn written(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<Vec
     Ok(bytes)
 }
 
-fn title(plan: &Plan) -> &str {
-    match &plan.title {
+fn drawing(plan: &Plan) -> svg::Drawing<'_> {
+    let title = match &plan.title {
         Some(title) => title,
         None if plan.view.lua_only => "Lua-land on-CPU flame graph",
         None => "On-CPU flame graph",
-    }
+    };
+    svg::Drawing { title, subtitle: plan.subtitle.as_deref(), min_percent: plan.min_percent }
 }
 
 /// Says something on standard error, fit for a terminal. That nobody may be reading there is no reason to stop.

@@ -87,7 +87,10 @@ pub fn nothing_to_draw(plan: &Plan, profile: &Profile) -> String {
     let counters = &profile.counters;
     let seconds = profile.meta.seconds;
     if counters.samples > 0 {
-        let why = if plan.view.lua_only {
+        let view = &plan.view;
+        let why = if view.root.is_some() || !view.include.is_empty() || !view.exclude.is_empty() {
+            "no stack has what --root, --include and --exclude ask for"
+        } else if view.lua_only {
             "none of them was in Lua: leave out --lua-only to see where the time goes"
         } else {
             "nothing is left of their stacks: leave out --no-kernel to see where the time goes"

@@ -34,10 +34,12 @@ pub fn label(frame: &Frame, lines: Lines) -> String {
             }
             None => push_place(&mut label, file, frame, lines),
         },
-        FrameKind::Kernel | FrameKind::Native | FrameKind::NativeInlined | FrameKind::Builtin => match (name, file) {
-            (Some(name), _) => push(&mut label, name, NAME_LIMIT),
-            (None, file) => push_bracketed(&mut label, file.unwrap_or("unknown")),
-        },
+        FrameKind::Kernel | FrameKind::Native | FrameKind::NativeInlined | FrameKind::Builtin | FrameKind::Group => {
+            match (name, file) {
+                (Some(name), _) => push(&mut label, name, NAME_LIMIT),
+                (None, file) => push_bracketed(&mut label, file.unwrap_or("unknown")),
+            }
+        }
         FrameKind::Marker => push_bracketed(&mut label, name.unwrap_or("missing")),
     }
     guard_ends(label)
@@ -50,7 +52,7 @@ pub fn annotation(kind: FrameKind) -> &'static str {
         FrameKind::Kernel => "_[k]",
         FrameKind::Compiled => "_[j]",
         FrameKind::Inlined | FrameKind::NativeInlined => "_[i]",
-        FrameKind::Native | FrameKind::Interpreted | FrameKind::Builtin | FrameKind::Marker => "",
+        FrameKind::Native | FrameKind::Interpreted | FrameKind::Builtin | FrameKind::Marker | FrameKind::Group => "",
     }
 }
 

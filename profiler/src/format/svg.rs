@@ -15,7 +15,7 @@ use crate::profile::view::Lines;
 use crate::profile::{FrameKind, Profile};
 
 /// Every kind in the order of the legend, from the language outwards.
-const LEGEND: [(FrameKind, &str, Color); 8] = [
+const LEGEND: [(FrameKind, &str, Color); 9] = [
     (FrameKind::Interpreted, "Lua, interpreted", Color { r: 0xff, g: 0x9a, b: 0x5c }),
     (FrameKind::Compiled, "Lua, JIT-compiled", Color { r: 0x3f, g: 0xbf, b: 0x95 }),
     (FrameKind::Inlined, "Lua, inlined by the JIT", Color { r: 0xb0, g: 0xf0, b: 0xc8 }),
@@ -24,6 +24,7 @@ const LEGEND: [(FrameKind, &str, Color); 8] = [
     (FrameKind::NativeInlined, "native, inlined", Color { r: 0xc8, g: 0xe0, b: 0xf7 }),
     (FrameKind::Kernel, "kernel", Color { r: 0xa9, g: 0x85, b: 0xe1 }),
     (FrameKind::Marker, "frames missing", Color { r: 0xa0, g: 0xa0, b: 0xa0 }),
+    (FrameKind::Group, "not code", Color { r: 0xd0, g: 0xd0, b: 0xd0 }),
 ];
 
 /// The bottommost box, which stands for all samples.
@@ -35,13 +36,22 @@ const HEADING_LIMIT: usize = 160;
 /// Most boxes that are drawn: some 5 MB, which browsers still scroll.
 const BOX_LIMIT: usize = 50_000;
 
+/// What is above a flame graph, and how much of it is drawn.
+#[derive(Debug, Clone, Copy)]
+pub struct Drawing<'a> {
+    /// The heading.
+    pub title: &'a str,
+    /// What stands below it; without it, what is known about how the samples were taken.
+    pub subtitle: Option<&'a str>,
+    /// Boxes that are narrower than this are left out, in percent of the widest.
+    pub min_percent: f64,
+}
+
 /// Draws a profile that holds at least one stack.
-///
-/// `title` is the heading; below it stands what is known about how the samples were taken.
 ///
 /// # Errors
 /// Those of `writer`, and [`io::ErrorKind::InvalidData`] when the profile holds no stack.
-pub fn write(profile: &Profile, lines: Lines, title: &str, writer: &mut dyn Write) -> io::Result<()> {
+pub fn write(profile: &Profile, lines: Lines, drawing: &Drawing<'_>, writer: &mut dyn Write) -> io::Result<()> {
     let mut palette = PaletteMap::default();
     palette.insert("", ALL);
     let folded = Folded::new(profile, |frame| {
@@ -51,13 +61,15 @@ pub fn write(profile: &Profile, lines: Lines, title: &str, writer: &mut dyn Writ
         }
         label
     });
-    let thinnest = thinnest(folded.subtrees(), BOX_LIMIT);
     let total: u64 = profile.stacks().map(|(_, count)| count).sum();
+    let asked = (total as f64 * drawing.min_percent / 100.0).ceil() as u64;
+    let thinnest = thinnest(folded.subtrees(), BOX_LIMIT).max(asked);
     let mut options = flamegraph::Options::default();
     // A percentage; half a sample below the limit is on the safe side of rounding.
     options.min_width = (thinnest as f64 - 0.5) * 100.0 / total.max(1) as f64;
-    options.title = printable(title, HEADING_LIMIT);
-    options.subtitle = Some(printable(&subtitle(profile, total, thinnest), HEADING_LIMIT));
+    options.title = printable(drawing.title, HEADING_LIMIT);
+    let subtitle = drawing.subtitle.map_or_else(|| subtitle(profile, total, thinnest), str::to_owned);
+    options.subtitle = Some(printable(&subtitle, HEADING_LIMIT));
     options.palette_map = Some(&mut palette);
     options.bgcolors = Some(BackgroundColor::Flat(Color { r: 0xff, g: 0xff, b: 0xff }));
     options.text_truncate_direction = TextTruncateDirection::Right;
@@ -181,7 +193,8 @@ mod tests {
 
     fn drawn(profile: &Profile, title: &str) -> String {
         let mut bytes = Vec::new();
-        write(profile, Lines::Function, title, &mut bytes).unwrap();
+        let drawing = Drawing { title, subtitle: None, min_percent: 0.0 };
+        write(profile, Lines::Function, &drawing, &mut bytes).unwrap();
         String::from_utf8(bytes).unwrap()
     }
 
@@ -214,8 +227,9 @@ mod tests {
     #[test]
     fn every_kind_has_its_colour_and_its_place_in_the_legend() {
         use FrameKind::*;
-        let kinds = [Native, NativeInlined, Interpreted, Compiled, Inlined, Builtin, Kernel, Marker];
-        let stack: Vec<_> = kinds.iter().map(|&kind| (kind, "f")).collect();
+        let kinds = [Native, NativeInlined, Interpreted, Compiled, Inlined, Builtin, Kernel, Marker, Group];
+        let name = |kind| if kind == Group { "compiled" } else { "f" };
+        let stack: Vec<_> = kinds.iter().map(|&kind| (kind, name(kind))).collect();
         let svg = drawn(&profile(&[(&stack, 5)]), "All kinds");
         let boxes = boxes(&svg);
         let mut colors: Vec<_> = boxes.iter().map(|(_, color)| color).collect();
@@ -342,7 +356,8 @@ mod tests {
 
     #[test]
     fn an_empty_profile_is_an_error_and_not_a_picture() {
-        let error = write(&Profile::default(), Lines::Function, "", &mut Vec::new()).unwrap_err();
+        let drawing = Drawing { title: "", subtitle: None, min_percent: 0.0 };
+        let error = write(&Profile::default(), Lines::Function, &drawing, &mut Vec::new()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -27,6 +27,8 @@ pub enum FrameKind {
     Builtin,
     /// Not code: says that frames are missing here, and why.
     Marker,
+    /// Not code: what the stacks above it have in common, such as their thread.
+    Group,
 }
 
 impl FrameKind {
