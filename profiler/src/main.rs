@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    match cli::Args::parse().plan() {
-        Ok(plan) => cli::run(&plan),
+    match cli::Args::parse().work() {
+        Ok(work) => cli::run(&work),
         Err(usage) => usage.exit(),
     }
 }

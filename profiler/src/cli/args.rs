@@ -30,6 +30,7 @@ Examples:
   sudo luaflame -p 1234 -t 10 -o stacks.folded    folded stacks, for other tools
   sudo luaflame -p 1234 -t 10 -o x.luaflame       keep the samples, to draw them later
   luaflame report x.luaflame --lua-only           draw them, anywhere, without privileges, as often as you like
+  sudo luaflame doctor -p 1234                    what can be seen of a process, and what is missing
 
 Ctrl-C ends sampling and writes what there is; a second Ctrl-C gives up and writes nothing.
 
@@ -68,6 +69,9 @@ enum Command {
     /// Draw what a capture holds: no privileges and no process are needed
     #[command(max_term_width = 100)]
     Report(ReportArgs),
+    /// Say what luaflame finds here: the kernel, its own privileges, and the LuaJIT in processes
+    #[command(max_term_width = 100)]
+    Doctor(DoctorArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -116,6 +120,17 @@ struct ReportArgs {
 
     #[command(flatten)]
     drawing: DrawingArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct DoctorArgs {
+    /// Process to look at. Can be given several times, or as a list with commas
+    #[arg(short, long = "pid", value_name = "PID", value_delimiter = ',', value_parser = pid())]
+    pids: Vec<u32>,
+
+    /// Write JSON, for a report of a bug
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -230,7 +245,21 @@ enum EventArg {
     CpuClock,
 }
 
-/// What to do.
+/// What is asked for.
+#[derive(Debug)]
+pub enum Work {
+    /// To profile, or to draw a profile.
+    Draw(Box<Plan>),
+    /// To look at this system and at processes.
+    Doctor {
+        /// The processes.
+        pids: Vec<u32>,
+        /// To write JSON.
+        json: bool,
+    },
+}
+
+/// What to draw of what.
 #[derive(Debug)]
 pub struct Plan {
     /// Where the samples are from.
@@ -277,15 +306,17 @@ impl Args {
     ///
     /// # Errors
     /// When they do not say which format to write.
-    pub fn plan(self) -> Result<Plan, clap::Error> {
-        match self.command {
+    pub fn work(self) -> Result<Work, clap::Error> {
+        let plan = match self.command {
             None => self.record.plan(),
             Some(Command::Record(record)) => record.plan(),
+            Some(Command::Doctor(DoctorArgs { pids, json })) => return Ok(Work::Doctor { pids, json }),
             Some(Command::Report(report)) => {
                 let stem = report.capture.file_stem().unwrap_or_default().to_string_lossy().into_owned();
                 report.drawing.plan(Source::Capture(report.capture), stem)
             }
-        }
+        };
+        Ok(Work::Draw(Box::new(plan?)))
     }
 }
 
@@ -425,7 +456,10 @@ mod tests {
     use super::*;
 
     fn plan(arguments: &[&str]) -> Result<Plan, clap::Error> {
-        Args::try_parse_from(["luaflame"].iter().chain(arguments))?.plan()
+        match Args::try_parse_from(["luaflame"].iter().chain(arguments))?.work()? {
+            Work::Draw(plan) => Ok(*plan),
+            Work::Doctor { .. } => panic!("it draws nothing"),
+        }
     }
 
     fn options(plan: &Plan) -> &record::Options {

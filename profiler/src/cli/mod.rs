@@ -1,6 +1,7 @@
 //! The command line's side of a run: what is asked for, what is shown meanwhile, and what is said at the end.
 
 mod args;
+mod doctor;
 mod progress;
 mod signals;
 mod summary;
@@ -24,7 +25,7 @@ use luaflame::target::live::live;
 use luaflame::target::world::World;
 
 pub use args::Args;
-use args::{Destination, Plan, Source};
+use args::{Destination, Plan, Source, Work};
 use progress::ProgressLine;
 use signals::Interrupt;
 
@@ -32,14 +33,28 @@ use signals::Interrupt;
 const ERROR_LIMIT: usize = 2_000;
 const NO_INTERRUPT: &str = "Ctrl-C cannot be handled";
 
-/// Does what the plan says, and tells the user how it went.
-pub fn run(plan: &Plan) -> ExitCode {
-    match profile(plan) {
+/// Does what is asked for, and tells the user how it went.
+pub fn run(work: &Work) -> ExitCode {
+    let done = match work {
+        Work::Draw(plan) => profile(plan),
+        Work::Doctor { pids, json } => examine(pids, *json),
+    };
+    match done {
         Ok(code) => code,
         Err(error) => {
             say(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Writes what was found here to standard output.
+fn examine(pids: &[u32], json: bool) -> anyhow::Result<ExitCode> {
+    let report = doctor::examine(pids);
+    let text = if json { serde_json::to_string_pretty(&report)? + "\n" } else { report.text() };
+    match Output::at(Path::new("-"))?.write(text.as_bytes()) {
+        Err(error) if !error.is_closed_pipe() => Err(error.into()),
+        _ => Ok(report.exit_code()),
     }
 }
 

@@ -148,6 +148,7 @@ mod tests {
 
     use super::*;
     use crate::cli::Args;
+    use crate::cli::Work;
 
     fn counters() -> Counters {
         Counters {
@@ -163,7 +164,9 @@ mod tests {
     }
 
     fn plan(arguments: &[&str]) -> Plan {
-        Args::try_parse_from(["luaflame", "-p7"].iter().chain(arguments)).unwrap().plan().unwrap()
+        let work = Args::try_parse_from(["luaflame", "-p7"].iter().chain(arguments)).unwrap().work().unwrap();
+        let Work::Draw(plan) = work else { panic!("it is no profile") };
+        *plan
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod object;
 pub mod proto;
 pub mod snapshot;
 pub mod source;
+pub mod standing;
 pub mod trace;
 pub mod trace_map;
 mod walk;

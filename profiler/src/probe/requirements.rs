@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::Path;
 
+use serde::Serialize;
+
 /// First kernel with all that the probe uses: the ring buffer, and a task's user registers in eBPF.
 const KERNEL: (u32, u32) = (5, 15);
 /// Where the kernel describes its types.
@@ -85,6 +87,20 @@ pub fn check() -> Result<(), Requirement> {
     System::read().check()
 }
 
+/// One thing about this system that luaflame depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What it is.
+    pub what: &'static str,
+    /// What was found.
+    pub found: String,
+}
+
+/// What this system is like, for a report.
+pub fn findings() -> Vec<Finding> {
+    System::read().findings()
+}
+
 /// What the requirements are about, as found.
 #[derive(Debug, Clone)]
 struct System {
@@ -120,6 +136,24 @@ impl System {
             user_namespace: link("/proc/self/ns/user"),
             program: std::env::current_exe().ok().and_then(|path| path.into_os_string().into_string().ok()),
         }
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        let known = |value: &Option<String>| value.clone().unwrap_or_else(|| "unknown".to_owned());
+        let effective = self.status.as_deref().and_then(effective_capabilities);
+        let capabilities =
+            effective.map(|set| missing(set).map_or("enough".to_owned(), |missing| format!("without {missing}")));
+        [
+            ("kernel", known(&self.release)),
+            ("kernel types (BTF)", if self.btf { "there".to_owned() } else { format!("no {BTF}") }),
+            ("capabilities", known(&capabilities)),
+            ("kernel.perf_event_paranoid", known(&self.paranoid)),
+            ("kernel.unprivileged_bpf_disabled", known(&self.unprivileged)),
+            ("PID namespace", known(&self.pid_namespace)),
+            ("user namespace", known(&self.user_namespace)),
+        ]
+        .map(|(what, found)| Finding { what, found })
+        .into()
     }
 
     fn check(&self) -> Result<(), Requirement> {

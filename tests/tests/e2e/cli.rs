@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use luaflame_tests::graph::MAIN;
 use luaflame_tests::legal::{Truth, check};
-use luaflame_tests::luaflame::{FREQUENCY, LINES, Luaflame, run, stacks};
+use luaflame_tests::luaflame::{FREQUENCY, Finished, LINES, Luaflame, run, stacks};
 use luaflame_tests::process::{Running, children};
 use luaflame_tests::programs::{Mode, Runtime, Target, script};
 use luaflame_tests::stacks::{Frame, Function, Stack, parse};
@@ -33,6 +33,7 @@ pub fn tests() -> Vec<(String, Test)> {
         test("cli::second_interrupt_aborts", second_interrupt_aborts),
         test("cli::usage_errors_exit_with_2", usage_errors_exit_with_2),
         test("cli::no_such_process", no_such_process),
+        test("cli::doctor", doctor),
         test("cli::unwritable_output_is_found_before_sampling", unwritable_output),
         test("cli::no_luajit", no_luajit),
         test("cli::no_lua", no_lua),
@@ -228,6 +229,32 @@ fn no_such_process() -> Result<()> {
     let pid = gone.id().to_string();
     gone.end();
     run(&["-p", &pid, "-t", "1"])?.failure(1, &[&pid])?;
+    Ok(())
+}
+
+/// What is said of this system and of VMs of two builds, with the JIT compiler on and off.
+fn doctor() -> Result<()> {
+    let compiled = calls()?;
+    let interpreted = Target::sample(Runtime::CommandLine, Mode::Interpreter, "calls.lua", &[])?;
+    let (one, other) = (compiled.pid().to_string(), interpreted.pid().to_string());
+    let text = |finished: &Finished| String::from_utf8_lossy(&finished.stdout).into_owned();
+    let report = text(&run(&["doctor", "-p", &one, "-p", &other])?.success()?);
+    let said: Vec<Vec<&str>> = report.lines().map(|line| line.split_whitespace().collect()).collect();
+    for wanted in [
+        ["perf", "event"].as_slice(),
+        &["process", &one, "(luajit)"],
+        &["version", "LuaJIT", "2.1.0-beta3"],
+        &["GC64", "yes"],
+        &["JIT", "compiler", "on"],
+        &["JIT", "compiler", "off"],
+        &["traces", "0"],
+    ] {
+        ensure!(said.iter().any(|line| line.starts_with(wanted)), "{wanted:?} is not said in\n{report}");
+    }
+    let shell = Running::spawn(Command::new("sleep").arg("60").stdin(Stdio::null()))?;
+    let finished = run(&["doctor", "--json", "-p", &shell.id().to_string()])?.failure(1, &[])?;
+    let report = text(&finished);
+    ensure!(report.trim_start().starts_with('{') && report.contains("no LuaJIT VM was found"), "{report}");
     Ok(())
 }
 

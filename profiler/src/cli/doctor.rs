@@ -1,0 +1,185 @@
+//! `luaflame doctor`: what luaflame finds here, and whether it will work.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use luaflame::format::label::printable;
+use luaflame::luajit::discover::{Discovery, Vm};
+use luaflame::luajit::layout::Layout;
+use luaflame::native::image::Images;
+use luaflame::probe::Probe;
+use luaflame::probe::requirements::{self, Finding};
+use luaflame::record::Event;
+use luaflame::stack::process::View;
+use luaflame::target::live::live;
+use serde::Serialize;
+
+/// Most characters of what a process called something.
+const TEXT_LIMIT: usize = 200;
+/// VMs of a process that are described one by one.
+const VMS_LIMIT: usize = 20;
+
+/// All that was found.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Version of luaflame.
+    luaflame: &'static str,
+    /// This system.
+    system: Vec<Finding>,
+    /// What is missing here, if anything.
+    problem: Option<String>,
+    /// The perf event that samples are taken with.
+    event: Option<&'static str>,
+    /// The processes that were asked about.
+    processes: Vec<ProcessReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct ProcessReport {
+    pid: u32,
+    command: String,
+    /// Why nothing can be said of it, or why its Lua code cannot be seen.
+    problem: Option<String>,
+    /// VMs found; the first ones are described.
+    vm_count: usize,
+    vms: Vec<VmReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct VmReport {
+    address: String,
+    /// `jit.version`.
+    version: Option<String>,
+    gc64: bool,
+    /// The first and the last revision with its layout.
+    layout: Vec<String>,
+    /// Whether it is certain: the layouts of 2017 to 2019 are only told apart by a trace.
+    settled: bool,
+    jit: Option<bool>,
+    traces: Option<usize>,
+    heap_bytes: Option<u64>,
+}
+
+/// Looks at this system and at processes.
+pub fn examine(pids: &[u32]) -> Report {
+    let mut problem = requirements::check().err().map(|requirement| requirement.to_string());
+    let mut event = None;
+    if problem.is_none() {
+        match attach() {
+            Ok(name) => event = Some(name),
+            Err(error) => problem = Some(format!("{error:#}")),
+        }
+    }
+    Report {
+        luaflame: env!("CARGO_PKG_VERSION"),
+        system: requirements::findings(),
+        problem,
+        event,
+        processes: pids.iter().map(|pid| process(*pid)).collect(),
+    }
+}
+
+/// Loads the probe and starts it once.
+fn attach() -> anyhow::Result<&'static str> {
+    let mut probe = Probe::load(true)?;
+    probe.start(Event::Auto, 1)?;
+    Ok(probe.event)
+}
+
+fn process(pid: u32) -> ProcessReport {
+    let mut report = ProcessReport { pid, command: String::new(), problem: None, vm_count: 0, vms: Vec::new() };
+    let layouts: Vec<Arc<Layout>> = Layout::all().into_iter().map(Arc::new).collect();
+    let opened = View::open(&live(), pid, &Arc::new(Images::default()));
+    let discovery = opened.and_then(|mut view| {
+        report.command = view.process.comm().to_owned();
+        Ok((view.discover(&layouts)?, view))
+    });
+    match discovery {
+        Err(error) => report.problem = Some(error.to_string()),
+        Ok((Discovery { vms, unknown, searched }, view)) => {
+            report.vm_count = vms.len();
+            report.vms = vms.iter().take(VMS_LIMIT).map(|vm| described(&view, vm)).collect();
+            report.problem = match unknown.first() {
+                Some(unknown) => Some(unknown.to_string()),
+                None if vms.is_empty() => Some(format!(
+                    "no LuaJIT VM was found in {} private writable mappings ({:.1} MiB, of which {} KiB could not be read)",
+                    searched.regions,
+                    searched.bytes as f64 / f64::from(1 << 20),
+                    searched.unreadable >> 10
+                )),
+                None => None,
+            };
+        }
+    }
+    report
+}
+
+fn described(view: &View, vm: &Vm) -> VmReport {
+    let standing = vm.standing(&view.memory);
+    VmReport {
+        address: format!("{:#x}", vm.g),
+        version: standing.version,
+        gc64: vm.layout.model == luaflame::luajit::arch::Model::Gc64,
+        layout: vm.layout.seen_in.clone(),
+        settled: vm.settled,
+        jit: standing.jit,
+        traces: standing.traces,
+        heap_bytes: standing.memory,
+    }
+}
+
+impl Report {
+    /// 0 when profiling will work, for the processes that were asked about too.
+    pub fn exit_code(&self) -> ExitCode {
+        let fine = self.problem.is_none() && self.processes.iter().all(|process| process.problem.is_none());
+        if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    /// The report as lines for a terminal.
+    pub fn text(&self) -> String {
+        let mut text = format!("luaflame {}\n", self.luaflame);
+        let mut line = |what: &str, found: &str| {
+            text += &format!("  {what:<34}{}\n", printable(found, 10 * TEXT_LIMIT));
+        };
+        for Finding { what, found } in &self.system {
+            line(what, found);
+        }
+        match (&self.problem, self.event) {
+            (Some(problem), _) => line("PROBLEM", problem),
+            (None, event) => line("perf event", event.unwrap_or("none")),
+        }
+        for process in &self.processes {
+            text += &format!("process {} ({})\n", process.pid, printable(&process.command, TEXT_LIMIT));
+            if let Some(problem) = &process.problem {
+                text += &format!("  {:<34}{}\n", "PROBLEM", printable(problem, 10 * TEXT_LIMIT));
+            }
+            for (number, vm) in process.vms.iter().enumerate() {
+                text += &format!("  VM {} at {}\n", number + 1, vm.address);
+                for (what, found) in vm.lines() {
+                    text += &format!("    {what:<32}{}\n", printable(&found, TEXT_LIMIT));
+                }
+            }
+            if process.vm_count > process.vms.len() {
+                text += &format!("  and {} more VMs\n", process.vm_count - process.vms.len());
+            }
+        }
+        text
+    }
+}
+
+impl VmReport {
+    fn lines(&self) -> [(&'static str, String); 6] {
+        let unknown = || "unknown".to_owned();
+        [
+            ("version", self.version.clone().unwrap_or_else(unknown)),
+            ("GC64", if self.gc64 { "yes" } else { "no" }.to_owned()),
+            (
+                "layout",
+                self.layout.join(" ... ") + if self.settled { "" } else { " (or an older one: no trace tells yet)" },
+            ),
+            ("JIT compiler", self.jit.map_or_else(unknown, |on| if on { "on" } else { "off" }.to_owned())),
+            ("traces", self.traces.map_or_else(unknown, |traces| traces.to_string())),
+            ("heap", self.heap_bytes.map_or_else(unknown, |bytes| format!("{} KiB", bytes >> 10))),
+        ]
+    }
+}
