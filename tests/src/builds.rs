@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::paths::{root, target_dir};
+use crate::paths::{copy_folder, root, target_dir};
 
 /// Where the LuaJIT of a build is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,7 +139,7 @@ impl Build {
         if partial.exists() {
             fs::remove_dir_all(&partial)?;
         }
-        copy(&source, &partial)?;
+        copy_folder(&source, &partial)?;
         // The version of a rolling release is in a file beside the sources that git would make.
         if let Ok(release) = fs::read(source.with_file_name("luajit_relver.txt")) {
             fs::write(partial.join(".relver"), release)?;
@@ -238,20 +238,6 @@ fn unpacked(version: &str) -> Result<PathBuf> {
         .find(|(folder, _)| folder.contains("/luajit-src-"))
         .context("cargo does not say where it has unpacked luajit-src")?;
     Ok(PathBuf::from(before))
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
 }
 
 fn run(command: &mut Command) -> Result<()> {

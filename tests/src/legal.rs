@@ -2,7 +2,8 @@
 //!
 //! What is between a caller and a callee is a pattern, words separated by blanks: a name stands for the frame of that label; `*` for
 //! any one frame that is no Lua function; `...` for one or more of them; `&name` for the native function of that name, which in a
-//! stripped program may be any one frame of the shape `module+0x1f`. An empty pattern is a direct call.
+//! stripped program may be any one frame of the shape `module+0x1f`; `@` for one or more Lua functions of a library. An empty pattern
+//! is a direct call.
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
@@ -22,13 +23,13 @@ pub struct Truth<'a> {
     pub graph: &'a Graph,
     /// Where every stack begins.
     pub root: Root,
-    /// What there is between the root and the first Lua function, a pattern.
-    pub entry: &'a str,
-    /// The functions that the entry calls.
-    pub start: Vec<&'a str>,
-    /// Stacks that were seen for sure if anything was: the names of their Lua functions, root first, without the main chunk.
+    /// The functions that the program calls, each with what there is between the root and it, a pattern.
+    pub start: Vec<(&'a str, &'a str)>,
+    /// Stacks that were seen for sure if anything was: the names of their Lua functions, root first, without the main chunk
+    /// and the library.
     pub seen: Vec<Vec<&'a str>>,
-    /// A part of the path of a library's files: what the library does is not known, but it calls none of the functions.
+    /// A part of the path of a library's files: what the library does is not known, but it calls the functions only where
+    /// a pattern says so. The files of the functions are no library.
     pub library: Option<&'a str>,
     /// Functions that call each other so deeply that frames may be cut out between two of them, which a marker says.
     pub cut: Vec<&'a str>,
@@ -38,6 +39,13 @@ pub struct Truth<'a> {
     pub outside: bool,
     /// Whether native functions have no names because the program is stripped.
     pub stripped: bool,
+}
+
+impl Truth<'_> {
+    fn is_of_library(&self, function: &Function) -> bool {
+        let known = || self.graph.functions.values().any(|definition| function.is_in(&definition.file));
+        self.library.is_some_and(|library| function.file.contains(library)) && !known()
+    }
 }
 
 /// The frame that every stack begins with.
@@ -192,8 +200,9 @@ pub fn judge(stacks: &[Stack], truth: &Truth<'_>) -> Verdict {
     verdict.examples.extend(reasons.map(|(reason, stack)| format!("{reason}:\n    {stack}")));
     for path in &truth.seen {
         let same = |stack: &Stack| {
-            let functions = stack.frames.iter().filter_map(Frame::lua).map(node).filter(|name| *name != MAIN);
-            functions.eq(path.iter().copied())
+            let functions =
+                stack.frames.iter().filter_map(Frame::lua).filter(|function| !truth.is_of_library(function));
+            functions.map(node).filter(|name| *name != MAIN).eq(path.iter().copied())
         };
         if !stacks.iter().any(same) {
             verdict.unseen.push(path.join(" > "));
@@ -222,8 +231,8 @@ struct Walk<'a> {
     truth: &'a Truth<'a>,
     /// The last Lua function passed, with the line that it is in when that is known.
     caller: Option<(&'a str, Option<u32>)>,
-    /// The frames since then that are no Lua functions.
-    between: Vec<&'a str>,
+    /// The frames since then that are not of the call graph.
+    between: Vec<Between<'a>>,
     /// Whether a marker since then says that frames were cut out of a recursion.
     cut: bool,
     /// Whether there was such a marker at all.
@@ -232,23 +241,22 @@ struct Walk<'a> {
     gap: bool,
     /// What the stack lacks first.
     lacks: Option<String>,
-    /// Whether the walk has come to the library.
-    library: bool,
+}
+
+/// A frame that is not of the call graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Between<'a> {
+    /// No Lua function, with its label.
+    Other(&'a str),
+    /// A Lua function of the library.
+    Library,
 }
 
 impl<'a> Walk<'a> {
     /// Walks to the leaf; fails when the stack is not legal.
     fn legal(stack: &'a Stack, truth: &'a Truth<'a>) -> Result<Walk<'a>> {
-        let mut walk = Walk {
-            truth,
-            caller: None,
-            between: Vec::new(),
-            cut: false,
-            cut_once: false,
-            gap: false,
-            lacks: None,
-            library: false,
-        };
+        let mut walk =
+            Walk { truth, caller: None, between: Vec::new(), cut: false, cut_once: false, gap: false, lacks: None };
         let mut frames = stack.frames.iter();
         match frames.clone().next().context("it is empty")? {
             Frame::Other(label) if truth.root.is(label) => drop(frames.next()),
@@ -262,11 +270,16 @@ impl<'a> Walk<'a> {
             match frame {
                 Frame::Marker(name) => walk.mark(name),
                 Frame::Kernel(_) => kernel = true,
-                Frame::Other(name) => walk.between.push(name),
+                Frame::Other(name) => walk.between.push(Between::Other(name)),
                 Frame::Lua(function) => walk.call(function)?,
             }
         }
-        if walk.caller.is_none() && !walk.library && !truth.outside {
+        let library = walk.between.contains(&Between::Library);
+        if walk.caller.is_none() && library && !walk.gap {
+            let called = truth.start.iter().any(|(_, entry)| entry.split_whitespace().any(|word| word == "@"));
+            ensure!(called, "the library was called by no Lua function");
+        }
+        if walk.caller.is_none() && !library && !truth.outside {
             walk.lack("no Lua function");
         }
         if walk.cut {
@@ -291,12 +304,10 @@ impl<'a> Walk<'a> {
     }
 
     fn call(&mut self, function: &'a Function) -> Result<()> {
-        if self.truth.library.is_some_and(|library| function.file.contains(library)) {
-            ensure!(self.caller.is_some() || self.gap, "`{function}` was called by no Lua function");
-            self.library = true;
+        if self.truth.is_of_library(function) {
+            self.between.push(Between::Library);
             return Ok(());
         }
-        ensure!(!self.library, "the library calls `{function}`");
         if node(function).is_empty() && function.line.is_none() {
             self.lack("a Lua function without a name and a line");
             return Ok(());
@@ -320,9 +331,13 @@ impl<'a> Walk<'a> {
                 }
             }
             None => {
-                ensure!(self.truth.start.contains(&callee), "`{callee}` was not called by any Lua function");
-                let entry = self.truth.entry;
-                ensure!(allowed(entry), "the way from the root to `{callee}` is not `{entry}` but {between:?}");
+                let starts = || self.truth.start.iter().filter(|(start, _)| *start == callee).map(|(_, entry)| *entry);
+                let entries = starts().collect::<Vec<_>>().join("` or `");
+                ensure!(starts().next().is_some(), "`{callee}` was not called by any Lua function");
+                ensure!(
+                    starts().any(allowed),
+                    "the way from the root to `{callee}` is not `{entries}` but {between:?}"
+                );
             }
         }
         Ok(())
@@ -350,19 +365,20 @@ impl<'a> Walk<'a> {
 }
 
 /// Whether the frames are as the pattern says.
-fn matches(pattern: &str, frames: &[&str], stripped: bool) -> bool {
+fn matches(pattern: &str, frames: &[Between<'_>], stripped: bool) -> bool {
     let words: Vec<&str> = pattern.split_whitespace().collect();
     matches_words(&words, frames, stripped)
 }
 
-fn matches_words(words: &[&str], frames: &[&str], stripped: bool) -> bool {
+fn matches_words(words: &[&str], frames: &[Between<'_>], stripped: bool) -> bool {
     match (words, frames) {
         ([], []) => true,
         ([], _) | (_, []) => false,
-        (["...", rest @ ..], [_, more @ ..]) => {
-            matches_words(rest, more, stripped) || matches_words(words, more, stripped)
+        ([word @ ("..." | "@"), rest @ ..], [frame, more @ ..]) => {
+            (*word == "@") == (*frame == Between::Library)
+                && (matches_words(rest, more, stripped) || matches_words(words, more, stripped))
         }
-        ([word, rest @ ..], [frame, more @ ..]) => {
+        ([word, rest @ ..], [Between::Other(frame), more @ ..]) => {
             let same = match word.strip_prefix('&') {
                 // A stripped library still exports the functions of its API.
                 Some(name) => *frame == name || stripped && frame.contains("+0x"),
@@ -370,6 +386,7 @@ fn matches_words(words: &[&str], frames: &[&str], stripped: bool) -> bool {
             };
             same && matches_words(rest, more, stripped)
         }
+        (_, [Between::Library, ..]) => false,
     }
 }
 
@@ -380,7 +397,7 @@ mod tests {
 
     const SCRIPT: &str = "local function fib(n)\n    fib(n) --> fib\nend\nlocal function safe()\n    \
                           table.sort({}, less) --> less through table.sort ...\nend\nfunction less(a, b)\nend\n\
-                          fib(1) --> fib\npcall(safe) --> safe through pcall\n";
+                          fib(1) --> fib\npcall(safe) --> safe through pcall\nlist.sort(less) --> less through @ table.sort\n";
     const CONFIGURATION: &str = "content_by_lua_block {\n    t.fib(1) --> fib\n}\n";
 
     fn judge_one(stack: &str, cut: &[&str], seen: &[&[&str]]) -> Verdict {
@@ -392,8 +409,7 @@ mod tests {
         let truth = Truth {
             graph: &graph,
             root: Root::Process(0x1000),
-            entry: "... &lua_pcall",
-            start: vec![MAIN, "content_by_lua"],
+            start: vec![(MAIN, "... &lua_pcall"), ("content_by_lua", "... &lua_pcall")],
             seen: seen.iter().map(|path| path.to_vec()).collect(),
             library: Some("/lib/"),
             cut: cut.to_vec(),
@@ -415,6 +431,8 @@ mod tests {
             "_start;main;lua_pcall;main chunk (content_by_lua(nginx.conf:12):1) 3",
             "_start;main;lua_pcall;main chunk (t.lua:?);fib (t.lua:?) 3",
             "_start;main;lua_pcall;main chunk (t.lua:9);t.lua:2;t.lua:3 3",
+            "_start;main;lua_pcall;main chunk (t.lua:11);x (/lib/x.lua:1);y (/lib/x.lua:2)_[i];table.sort;less (t.lua:7) 1",
+            "_start;main;lua_pcall;main chunk (/lib/t.lua:9);fib (/lib/t.lua:1) 1",
             // A hook may be called in any line.
             "_start;main;lua_pcall;main chunk (t.lua:9);fib (t.lua:3);hookf;less (t.lua:8) 1",
         ] {
@@ -435,8 +453,12 @@ mod tests {
             ("_start;main;lua_pcall;main chunk (t.lua:9);fib (t.lua:4) 1", "in lines 1 to 3"),
             ("_start;main;lua_pcall;main chunk (t.lua:9);fob (t.lua:1) 1", "there is no"),
             ("_start;main;lua_pcall;main chunk (u.lua:9) 1", "another program"),
-            ("_start;main;lua_pcall;main chunk (t.lua:9);x (/lib/x.lua:1);fib (t.lua:1) 1", "the library calls"),
+            (
+                "_start;main;lua_pcall;main chunk (t.lua:9);x (/lib/x.lua:1);fib (t.lua:1) 1",
+                "does not call `fib` through",
+            ),
             ("_start;main;lua_pcall;x (/lib/x.lua:1) 1", "called by no Lua function"),
+            ("_start;main;lua_pcall;x (/lib/x.lua:1);main chunk (t.lua:9) 1", "the way from the root"),
             ("_start;main;read_[k];lua_pcall;main chunk (t.lua:9) 1", "kernel"),
             ("_start;main;lua_pcall;main chunk (t.lua:9);[unknown];fib (t.lua:2);less (t.lua:7) 1", "does not call"),
         ] {
@@ -504,9 +526,23 @@ mod tests {
 
     #[test]
     fn natives_of_stripped_programs_are_places_in_them() {
-        assert!(matches("host.call &host_call &lua_call", &["host.call", "host_call", "lua_call"], false));
-        assert!(!matches("host.call &host_call &lua_call", &["host.call", "host+0x12", "host+0x55"], false));
-        assert!(matches("host.call &host_call &lua_call", &["host.call", "host+0x12", "host+0x55"], true));
-        assert!(!matches("host.call &host_call &lua_call", &["host.call", "host+0x12"], true));
+        let between = |pattern: &str, frames: &[&'static str], stripped: bool| {
+            let frames: Vec<_> = frames.iter().map(|frame| Between::Other(frame)).collect();
+            matches(pattern, &frames, stripped)
+        };
+        assert!(between("host.call &host_call &lua_call", &["host.call", "host_call", "lua_call"], false));
+        assert!(!between("host.call &host_call &lua_call", &["host.call", "host+0x12", "host+0x55"], false));
+        assert!(between("host.call &host_call &lua_call", &["host.call", "host+0x12", "host+0x55"], true));
+        assert!(!between("host.call &host_call &lua_call", &["host.call", "host+0x12"], true));
+    }
+
+    #[test]
+    fn a_library_is_passed_only_where_a_pattern_says_so() {
+        let frames = [Between::Other("lua_pcall"), Between::Library, Between::Library];
+        assert!(matches("lua_pcall @", &frames, false));
+        assert!(matches("... @", &frames, false));
+        for pattern in ["...", "* * *", "lua_pcall", "lua_pcall @ *", "@", "&x @"] {
+            assert!(!matches(pattern, &frames, false), "{pattern}");
+        }
     }
 }

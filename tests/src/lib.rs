@@ -4,7 +4,9 @@
 
 pub mod builds;
 pub mod graph;
+pub mod hosts;
 pub mod legal;
+pub mod load;
 pub mod luaflame;
 pub mod nginx;
 pub mod paths;

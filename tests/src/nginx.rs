@@ -1,19 +1,19 @@
 //! nginx with lua-nginx-module, and load for it.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
+use crate::load::{PATIENCE, free_port, wrk};
+use crate::paths::copy_folder;
 use crate::process::{Running, children, wait_until};
 
 /// The address that configurations are written for; each server gets a free port in its place.
 const WRITTEN_ADDRESS: &str = "127.0.0.1:8080";
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An nginx of ours, on a port of the loopback interface.
 #[derive(Debug)]
@@ -34,7 +34,8 @@ impl Nginx {
         if folder.exists() {
             fs::remove_dir_all(folder)?;
         }
-        copy(configuration, folder).with_context(|| format!("{} could not be copied", configuration.display()))?;
+        copy_folder(configuration, folder)
+            .with_context(|| format!("{} could not be copied", configuration.display()))?;
         let address = format!("127.0.0.1:{}", free_port()?);
         let file = folder.join("nginx.conf");
         let text = fs::read_to_string(&file).with_context(|| format!("{} could not be read", file.display()))?;
@@ -109,32 +110,6 @@ impl Nginx {
 
     /// The command that [`load`](Self::load) runs.
     pub fn wrk(&self, path: &str, script: Option<&Path>, connections: u32, seconds: u32) -> Command {
-        let mut wrk = Command::new("wrk");
-        wrk.args(["--threads", "1", "--connections"]).arg(connections.to_string());
-        wrk.arg("--duration").arg(format!("{seconds}s"));
-        if let Some(script) = script {
-            wrk.arg("--script").arg(script);
-        }
-        wrk.arg(format!("http://{}{path}", self.address));
-        wrk
+        wrk(&self.address, path, script, connections, seconds)
     }
-}
-
-/// A port that nothing listens on at this moment.
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr())?.port())
-}
-
-fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
 }

@@ -6,11 +6,13 @@ use std::process::{Child, Command, ExitStatus};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a process may take to end after it was asked to.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a process may take to use the CPU time that is waited for.
+const WORK: Duration = Duration::from_secs(60);
 /// How often a condition is looked at that nothing reports.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -52,9 +54,20 @@ impl Running {
     /// # Errors
     /// When it has ended and was waited for.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
-        anyhow::ensure!(self.ended()?.is_none(), "process {} has ended already", self.id());
+        ensure!(self.ended()?.is_none(), "process {} has ended already", self.id());
         kill_process(Pid::from_child(&self.0), signal)
             .with_context(|| format!("process {} cannot be signalled", self.id()))
+    }
+
+    /// Waits until it has used that much more CPU time from now on, in hundredths of a second, or has ended.
+    ///
+    /// # Errors
+    /// When it has not within a minute.
+    pub fn wait_for_work(&self, hundredths: u64) -> Result<()> {
+        let start = cpu_time(self.id()).unwrap_or(0);
+        let worked = || cpu_time(self.id()).is_none_or(|now| now >= start + hundredths);
+        ensure!(wait_until(WORK, worked), "process {} is idle", self.id());
+        Ok(())
     }
 
     /// Asks it to end, makes it when it does not within ten seconds, and waits until it has.
@@ -101,6 +114,18 @@ pub fn holds_perf_event(pid: u32) -> bool {
                 && fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", number.display()))
                     .is_ok_and(|text| text.lines().any(|line| line == "link_type:\tperf"))
     })
+}
+
+/// User and system time that a process used, in the kernel's ticks of a hundredth of a second; none when it has ended.
+pub fn cpu_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    // One that has ended stays until its parent has heard of it.
+    if fields.next()? == "Z" {
+        return None;
+    }
+    let mut times = fields.skip(10);
+    Some(times.next()?.parse::<u64>().ok()? + times.next()?.parse::<u64>().ok()?)
 }
 
 /// The ids of the processes that the main thread of a process has started and that are still there.

@@ -231,10 +231,7 @@ impl Target {
     /// # Errors
     /// When it has not within a minute.
     pub fn wait_for_work(&self, hundredths: u64) -> Result<()> {
-        let start = self.cpu_time().unwrap_or(0);
-        let worked = || self.cpu_time().is_none_or(|now| now >= start + hundredths);
-        ensure!(wait_until(LIMIT, worked), "the target is idle");
-        Ok(())
+        self.process.wait_for_work(hundredths)
     }
 
     /// Whether it has ended by itself.
@@ -250,13 +247,6 @@ impl Target {
         self.process.signal(Signal::INT)?;
         ensure!(wait_until(LIMIT, || self.has_ended()), "the target does not end");
         Ok(())
-    }
-
-    /// User and system time that it used, in the kernel's ticks of a hundredth of a second.
-    fn cpu_time(&self) -> Option<u64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).ok()?;
-        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-        Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
     }
 }
 

@@ -91,8 +91,7 @@ impl Case<'_> {
         Ok(Truth {
             graph,
             root: self.runtime.root()?,
-            entry,
-            start: vec![workload.first()],
+            start: vec![(workload.first(), entry)],
             seen: workload.seen.iter().map(|path| path.iter().map(String::as_str).collect()).collect(),
             library: None,
             cut: workload.cut.iter().map(String::as_str).collect(),

@@ -1,4 +1,4 @@
-//! What the tasks need of the machine: Debian packages, a LuaJIT beside the installed one, and the probe's linker.
+//! What the tasks need of the machine: Debian packages, programs that are unpacked and not installed, and the probe's linker.
 //!
 //! Says what it installs and why before it does; what is there already is left as it is.
 
@@ -30,6 +30,14 @@ const COMPILER: Packages = Packages {
 };
 const FUZZING: Packages = Packages { names: &["g++"], purpose: "a C++ compiler, for the engine of the fuzz targets" };
 const MEASURING: Packages = Packages { names: &["linux-perf"], purpose: "perf, the profiler to compare with" };
+const LUAJIT: Packages = Packages {
+    names: &["luajit", "libluajit-5.1-2", "libluajit-5.1-common"],
+    purpose: "the LuaJIT command line of the upstream project, to be profiled",
+};
+const HOSTS: Packages = Packages {
+    names: &["sysbench", "neovim", "python3-lupa", "dnsdist", "uwsgi-core", "uwsgi-plugin-luajit"],
+    purpose: "programs that embed LuaJIT, to be profiled",
+};
 const PROBE: Packages = Packages {
     names: &["rustc-web", "cargo-web", "rust-web-src", "llvm-22-dev", "llvm-22", "libzstd-dev", "zlib1g-dev"],
     purpose: "a Rust compiler with the source of its library and the matching LLVM, for the probe",
@@ -45,6 +53,7 @@ pub const BPF_LINKER: &str = "0.13.0";
 pub fn everything() -> Result<()> {
     install(&[NGINX, MODULES, COMPILER, FUZZING, MEASURING, PROBE])?;
     luajit()?;
+    hosts()?;
     bpf_linker()?;
     eprintln!("everything that the tasks need is there");
     Ok(())
@@ -64,7 +73,8 @@ pub fn for_demo() -> Result<()> {
 /// As [`everything`].
 pub fn for_tests() -> Result<()> {
     install(&[NGINX, MODULES, COMPILER])?;
-    luajit().map(drop)
+    luajit()?;
+    hosts()
 }
 
 /// What `cargo xtask fuzz` needs.
@@ -219,26 +229,48 @@ impl Drop for NoServices {
 /// # Errors
 /// When the packages cannot be downloaded or unpacked.
 pub fn luajit() -> Result<PathBuf> {
-    const PACKAGES: [&str; 3] = ["luajit", "libluajit-5.1-2", "libluajit-5.1-common"];
     let folder = root().join("target/luajit");
-    if folder.join("usr/bin/luajit").is_file() {
-        return Ok(folder);
+    unpack(&folder, &LUAJIT, || Ok(Vec::new()))?;
+    Ok(folder)
+}
+
+/// Programs with LuaJIT in them, unpacked under `target/programs` with the libraries that this machine lacks: installed,
+/// some of them would run as services of it.
+fn hosts() -> Result<()> {
+    unpack(&root().join("target/programs"), &HOSTS, || {
+        let options = ["-q", "--simulate", "install", "--no-install-recommends"];
+        let plan = output(Command::new("apt-get").args(options).args(HOSTS.names))?;
+        let lines = plan.lines().filter_map(|line| line.strip_prefix("Inst "));
+        Ok(lines.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
+    })
+}
+
+/// Unpacks packages in a folder, and those that `more` names; what there is of an earlier list is replaced.
+fn unpack(folder: &Path, packages: &Packages, more: impl Fn() -> Result<Vec<String>>) -> Result<()> {
+    // What it was made of.
+    const LIST: &str = "packages";
+    let list = packages.names.join(" ");
+    if fs::read_to_string(folder.join(LIST)).is_ok_and(|made| made == list) {
+        return Ok(());
     }
-    eprintln!("These Debian packages will be unpacked in target/luajit, not installed:");
-    eprintln!("  {}: the LuaJIT command line of the upstream project, to be profiled", PACKAGES.join(" "));
-    let partial = root().join("target/luajit.partial");
+    eprintln!("These Debian packages will be unpacked in {}, not installed:", folder.display());
+    eprintln!("  {list}: {}", packages.purpose);
+    let partial = folder.with_extension("partial");
     if partial.exists() {
         fs::remove_dir_all(&partial)?;
     }
     fs::create_dir_all(&partial)?;
     let download = || {
+        let mut names: Vec<String> = packages.names.iter().map(|name| (*name).to_owned()).chain(more()?).collect();
+        names.sort_unstable();
+        names.dedup();
         // As root, apt would otherwise warn that its own user may not write here.
         let sandbox = ["-q", "-o", "APT::Sandbox::User=root", "download"];
-        run(Command::new("apt-get").current_dir(&partial).args(sandbox).args(PACKAGES))
+        run(Command::new("apt-get").current_dir(&partial).args(sandbox).args(names))
     };
     if download().is_err() {
         if !is_root() {
-            bail!("apt does not know where to get {}: run `sudo apt-get update` and try again", PACKAGES.join(" "));
+            bail!("apt does not know where to get {list}: run `sudo apt-get update` and try again");
         }
         update()?;
         download()?;
@@ -250,8 +282,11 @@ pub fn luajit() -> Result<PathBuf> {
             fs::remove_file(&path)?;
         }
     }
-    fs::rename(&partial, &folder).with_context(|| format!("{} could not be put in place", folder.display()))?;
-    Ok(folder)
+    fs::write(partial.join(LIST), list)?;
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    fs::rename(&partial, folder).with_context(|| format!("{} could not be put in place", folder.display()))
 }
 
 /// The linker of the probe, built in `target/tools` unless `PATH` has the right version. Returns its path.

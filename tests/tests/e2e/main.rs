@@ -6,6 +6,7 @@
 mod capture;
 mod cli;
 mod hostile;
+mod hosts;
 mod names;
 mod nginx;
 mod truth;
@@ -25,7 +26,15 @@ fn test(name: impl Into<String>, run: impl FnOnce() -> anyhow::Result<()> + Send
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let rooms = [truth::tests(), names::tests(), nginx::tests(), cli::tests(), hostile::tests(), capture::tests()];
+    let rooms = [
+        truth::tests(),
+        names::tests(),
+        nginx::tests(),
+        hosts::tests(),
+        cli::tests(),
+        hostile::tests(),
+        capture::tests(),
+    ];
     let tests = rooms.into_iter().flatten();
     let trials = tests
         .map(|(name, run)| {

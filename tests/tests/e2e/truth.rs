@@ -80,7 +80,11 @@ fn threads(runtime: Runtime, mode: Mode) -> Result<()> {
     let graph = case.graph()?;
     check(
         &stacks(target.pid(), 2, &LINES)?,
-        &Truth { root: Root::Thread, entry: "... &run_thread &run_step &lua_pcall", ..case.truth(&graph)? },
+        &Truth {
+            root: Root::Thread,
+            start: vec![(workload.first(), "... &run_thread &run_step &lua_pcall")],
+            ..case.truth(&graph)?
+        },
     )
 }
 
