@@ -927,8 +927,9 @@ extern "C" fn describe(index: u32) -> u32 {
     }
     // Behind a string's type are two single bytes, where a function has its `ffid` and its number of upvalues.
     let identity = u64::from(layout.func_ffid) + 2;
+    let chunk_name = reference(layout, object, layout.proto_chunkname);
     // SAFETY: see `user_word`.
-    entry.words[4] = unsafe { user_word(reference(layout, object, layout.proto_chunkname) + identity) };
+    entry.words[4] = unsafe { user_word(chunk_name + identity) };
     entry.numbers[1] = half(object, layout.proto_firstline);
     entry.numbers[2] = half(object, layout.proto_numline);
     entry.numbers[3] = half(object, layout.proto_sizebc);
@@ -940,17 +941,17 @@ extern "C" fn describe(index: u32) -> u32 {
     mark = mix(mark, pair(entry.numbers[3], size));
     if !is_known(mark) {
         let prototype = code.wrapping_sub(u64::from(layout.proto_size));
-        copy_chunk_name(entry.words[4]);
+        copy_chunk_name(chunk_name);
         copy(prototype, size.into(), mark);
     }
     0
 }
 
-/// Copies the name of a chunk, unless that has been done. Copied are at least 64 bytes of text: that many are read at once.
+/// Copies the name of a chunk, unless that has been done: the string object and no more, since the copy of what lies behind it
+/// would take its place.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn copy_chunk_name(address: u64) -> u32 {
-    const LEAST: u64 = 64;
     let Some(Scratch { walk, header, .. }) = scratch() else { return 0 };
     let Walk { process: Process { layout, .. }, object, .. } = walk;
     // SAFETY: the buffer holds 16 words; a `GCstr` has 24 bytes.
@@ -963,7 +964,7 @@ extern "C" fn copy_chunk_name(address: u64) -> u32 {
     if is_known(mark) {
         return 0;
     }
-    copy(address, u64::from(layout.string_size) + if length < LEAST { LEAST } else { length }, mark)
+    copy(address, u64::from(layout.string_size) + length, mark)
 }
 
 /// Copies the trace that runs, with its machine code and the places of the exit stubs that it leaves through, unless that has been
