@@ -95,29 +95,30 @@ impl Targets {
         if self.targets.contains_key(&pid) {
             return Ok(());
         }
-        let view = View::open(&self.world, pid, &self.images)?;
+        let mut view = View::open(&self.world, pid, &self.images)?;
         self.named.push((pid, view.process.comm().to_owned()));
         if !is_nginx_master(&view.process)? {
             let view = self.search(view)?;
             self.targets.insert(pid, Target::new(view, watch::FOLLOW));
             return Ok(());
         }
-        // The master starts the workers of a reload, with a VM that it has made itself.
-        self.targets.insert(pid, Target::new(view, watch::FOLLOW | watch::QUIET));
         let mut failed = None;
         let mut found = false;
         for worker in children(&*self.world, pid)? {
             // A worker may exit at any time; helpers of nginx, such as the cache manager, have no VM.
-            let Ok(view) = View::open(&self.world, worker, &self.images) else { continue };
-            match self.search(view) {
-                Ok(view) => {
+            let Ok(worker_view) = View::open(&self.world, worker, &self.images) else { continue };
+            match self.search(worker_view) {
+                Ok(worker_view) => {
                     found = true;
-                    self.named.push((worker, view.process.comm().to_owned()));
-                    self.targets.insert(worker, Target::new(view, watch::FOLLOW));
+                    // The master starts the workers of a reload: they are known from their first instruction.
+                    view.share(&worker_view);
+                    self.named.push((worker, worker_view.process.comm().to_owned()));
+                    self.targets.insert(worker, Target::new(worker_view, watch::FOLLOW));
                 }
                 Err(error) => failed = Some(error),
             }
         }
+        self.targets.insert(pid, Target::new(view, watch::FOLLOW | watch::QUIET));
         match failed {
             Some(error) if !found => {
                 Err(error.context(format!("process {pid} is an nginx master without Lua workers")))
@@ -226,7 +227,7 @@ impl Targets {
     fn forked(&mut self, parent: u32, child: u32) {
         let Ok(mut view) = View::open(&self.world, child, &self.images) else { return };
         let Some(parent) = self.targets.get(&parent) else { return };
-        view.forked_from(&parent.view);
+        view.share(&parent.view);
         let flags = parent.flags & !watch::QUIET;
         self.targets.insert(child, Target::new(view, flags));
     }

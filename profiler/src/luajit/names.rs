@@ -165,13 +165,21 @@ impl Names {
     /// The name of a builtin or C function, as Lua code calls it. `None` for a Lua function, and when nothing in reach
     /// names it.
     pub fn function(&self, function: &Function) -> Option<Arc<str>> {
+        if let FunctionKind::C { code } = function.kind
+            && let Some((same, name)) = self.objects.get(&function.address)
+            && *same == code
+        {
+            return Some(name.clone());
+        }
+        self.shared(function)
+    }
+
+    /// What a builtin or C function of another VM of the process is called in this one.
+    pub fn shared(&self, function: &Function) -> Option<Arc<str>> {
         match function.kind {
             FunctionKind::Lua { .. } => None,
             FunctionKind::Fast { ffid, .. } => self.fast.get(&ffid).cloned(),
-            FunctionKind::C { code } => match self.objects.get(&function.address) {
-                Some((same, name)) if *same == code => Some(name.clone()),
-                _ => self.code.get(&code).cloned(),
-            },
+            FunctionKind::C { code } => self.code.get(&code).cloned(),
         }
     }
 

@@ -103,9 +103,9 @@ impl View {
         Ok(discovery)
     }
 
-    /// Takes over what is known of the process that this one was forked from: its memory is the same.
-    pub fn forked_from(&mut self, parent: &View) {
-        self.lua = parent.lua.as_ref().map(|lua| Lua {
+    /// Takes over what is known of the LuaJIT of a process that this one was forked from or has forked: it is at the same addresses.
+    pub fn share(&mut self, other: &View) {
+        self.lua = other.lua.as_ref().map(|lua| Lua {
             layout: Arc::clone(&lua.layout),
             assembly: lua.assembly.clone(),
             ffi_call: lua.ffi_call.clone(),

@@ -626,6 +626,14 @@ impl Resolver<'_> {
 
     /// The name of a builtin or C function.
     fn builtin_name(&mut self, global: u64, function: &Function) -> Option<Arc<str>> {
+        self.own_name(global, function).or_else(|| {
+            // Its VM may not have been whole when it was read, or be gone.
+            self.functions.names.values().find_map(|known| known.names.shared(function))
+        })
+    }
+
+    /// The name of a builtin or C function in its VM.
+    fn own_name(&mut self, global: u64, function: &Function) -> Option<Arc<str>> {
         let LuaFunctions { names, latest, .. } = &mut *self.functions;
         let known = vm_names(self.view, names, latest, global)?;
         if let Some(name) = known.names.function(function) {
@@ -642,8 +650,9 @@ impl Resolver<'_> {
     }
 }
 
-/// The names of a VM, read when first needed; or, while it is too early for that, those of the VM read last: VMs of one
-/// process share builtins and C functions, and names of Lua functions are taken only for the very same prototype.
+/// The names of a VM, read when first needed; or, while it is too early for that or when it is gone already, those of the VM
+/// read last: VMs of one process share builtins and C functions, and names of Lua functions are taken only for the very same
+/// prototype.
 fn vm_names<'a>(
     view: &View,
     names: &'a mut FxHashMap<u64, VmNames>,
@@ -659,7 +668,9 @@ fn vm_names<'a>(
     {
         return names.get_mut(&other);
     }
-    let vm = Vm::validate(&view.memory, global, &view.lua.as_ref()?.layout).ok()?;
+    let Ok(vm) = Vm::validate(&view.memory, global, &view.lua.as_ref()?.layout) else {
+        return names.get_mut(&(*latest)?.0);
+    };
     if names.len() >= MOST_VMS {
         names.clear();
     }
