@@ -78,6 +78,8 @@ const NAMES_SHARE: u32 = 50;
 const NAMES_AHEAD: Duration = Duration::from_secs(5);
 /// And, for a VM whose names are known, not before this time.
 const NAMES_PAUSE: Duration = Duration::from_secs(1);
+/// Most VMs of a process whose names are read when names are needed first.
+const FIRST_VMS: usize = 16;
 /// Most VMs of a process whose names are kept.
 const MOST_VMS: usize = 256;
 /// Most bytes that the functions of a process take: 50,000 ordinary ones.
@@ -659,24 +661,39 @@ fn vm_names<'a>(
     latest: &mut Option<(u64, Duration)>,
     global: u64,
 ) -> Option<&'a mut VmNames> {
+    if latest.is_none() {
+        // Of the VMs that are there in the beginning one may stay, and name what those that come and go have in common with it.
+        for other in view.lua.as_ref()?.traces.keys().take(FIRST_VMS) {
+            read_names(view, names, latest, *other);
+        }
+    }
     if names.contains_key(&global) {
         return names.get_mut(&global);
     }
-    let start = view.process.now();
-    if let Some((other, again)) = *latest
-        && start + NAMES_AHEAD < again
-    {
-        return names.get_mut(&other);
-    }
-    let Ok(vm) = Vm::validate(&view.memory, global, &view.lua.as_ref()?.layout) else {
+    let early = latest.filter(|(_, again)| view.process.now() + NAMES_AHEAD < *again);
+    if early.is_some() || !read_names(view, names, latest, global) {
         return names.get_mut(&(*latest)?.0);
-    };
+    }
+    names.get_mut(&global)
+}
+
+/// Reads the names of a VM. Whether it is there.
+fn read_names(
+    view: &View,
+    names: &mut FxHashMap<u64, VmNames>,
+    latest: &mut Option<(u64, Duration)>,
+    global: u64,
+) -> bool {
+    let start = view.process.now();
+    let Some(lua) = &view.lua else { return false };
+    let Ok(vm) = Vm::validate(&view.memory, global, &lua.layout) else { return false };
     if names.len() >= MOST_VMS {
         names.clear();
     }
     let read = Names::read(&view.memory, &vm);
     *latest = Some((global, again_after(*latest, start, view.process.now())));
-    Some(names.entry(global).or_insert(VmNames { vm, names: read }))
+    names.insert(global, VmNames { vm, names: read });
+    true
 }
 
 /// When names may be read again, after a reading from `start` to `end`.
