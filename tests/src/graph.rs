@@ -121,7 +121,9 @@ impl Graph {
 
 /// The name of the function whose definition begins in a line.
 fn defined(code: &str) -> Option<String> {
-    if let Some(directive) = code.trim_start().strip_suffix("_block {").filter(|name| name.ends_with("_by_lua")) {
+    // The block of `set_by_lua` is preceded by the variable that is set.
+    let directive = code.strip_suffix('{').and_then(|code| code.split_whitespace().next()?.strip_suffix("_block"));
+    if let Some(directive) = directive.filter(|name| name.ends_with("_by_lua")) {
         return Some(directive.to_owned());
     }
     let (before, rest) = code.split_once("function")?;
@@ -180,12 +182,13 @@ mod tests {
 
     #[test]
     fn the_blocks_of_a_configuration_call_functions_of_a_script() {
-        let configuration = "location / {\n    content_by_lua_block {\n        app.make() --> make\n    }\n}\n";
+        let configuration = "location / {\n    content_by_lua_block {\n        app.make() --> make\n    }\n    \
+                             set_by_lua_block $x {\n        return app.make() --> make\n    }\n}\n";
         let graph = read(&[("t.lua", SCRIPT), ("nginx.conf", configuration)]).expect("well formed");
         let block = Definition { file: "nginx.conf".into(), line: 2, end: 4 };
         assert_eq!(graph.functions["content_by_lua"], block);
         assert_eq!(graph.functions[MAIN].file, "t.lua");
-        assert_eq!(calls(&graph).last(), Some(&("content_by_lua", "make", 3, "")));
+        assert_eq!(calls(&graph)[4..], [("content_by_lua", "make", 3, ""), ("set_by_lua", "make", 6, "")]);
     }
 
     #[test]

@@ -23,7 +23,8 @@ pub struct Truth<'a> {
     pub graph: &'a Graph,
     /// Where every stack begins.
     pub root: Root,
-    /// The functions that the program calls, each with what there is between the root and it, a pattern.
+    /// The functions that the program calls, each with what there is between the root and it, a pattern. `@` stands for those of
+    /// the library.
     pub start: Vec<(&'a str, &'a str)>,
     /// Stacks that were seen for sure if anything was: the names of their Lua functions, root first, without the main chunk
     /// and the library.
@@ -276,8 +277,12 @@ impl<'a> Walk<'a> {
         }
         let library = walk.between.contains(&Between::Library);
         if walk.caller.is_none() && library && !walk.gap {
-            let called = truth.start.iter().any(|(_, entry)| entry.split_whitespace().any(|word| word == "@"));
-            ensure!(called, "the library was called by no Lua function");
+            let before = walk.between.split(|frame| *frame == Between::Library).next().unwrap_or_default();
+            let mut starts = truth.start.iter().filter(|(start, _)| *start == "@");
+            ensure!(
+                starts.any(|(_, entry)| matches(entry, before, truth.stripped)),
+                "the library was called by no Lua function but by {before:?}"
+            );
         }
         if walk.caller.is_none() && !library && !truth.outside {
             walk.lack("no Lua function");
@@ -409,7 +414,7 @@ mod tests {
         let truth = Truth {
             graph: &graph,
             root: Root::Process(0x1000),
-            start: vec![(MAIN, "... &lua_pcall"), ("content_by_lua", "... &lua_pcall")],
+            start: vec![(MAIN, "... &lua_pcall"), ("content_by_lua", "... &lua_pcall"), ("@", "... &lua_call")],
             seen: seen.iter().map(|path| path.to_vec()).collect(),
             library: Some("/lib/"),
             cut: cut.to_vec(),
@@ -433,6 +438,7 @@ mod tests {
             "_start;main;lua_pcall;main chunk (t.lua:9);t.lua:2;t.lua:3 3",
             "_start;main;lua_pcall;main chunk (t.lua:11);x (/lib/x.lua:1);y (/lib/x.lua:2)_[i];table.sort;less (t.lua:7) 1",
             "_start;main;lua_pcall;main chunk (/lib/t.lua:9);fib (/lib/t.lua:1) 1",
+            "_start;main;lua_call;x (/lib/x.lua:1);table.sort 1",
             // A hook may be called in any line.
             "_start;main;lua_pcall;main chunk (t.lua:9);fib (t.lua:3);hookf;less (t.lua:8) 1",
         ] {

@@ -64,10 +64,7 @@ impl Running {
     /// # Errors
     /// When it has not within a minute.
     pub fn wait_for_work(&self, hundredths: u64) -> Result<()> {
-        let start = cpu_time(self.id()).unwrap_or(0);
-        let worked = || cpu_time(self.id()).is_none_or(|now| now >= start + hundredths);
-        ensure!(wait_until(WORK, worked), "process {} is idle", self.id());
-        Ok(())
+        wait_for_work(self.id(), hundredths)
     }
 
     /// Asks it to end, makes it when it does not within ten seconds, and waits until it has.
@@ -103,6 +100,17 @@ pub fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool 
     }
 }
 
+/// As [`Running::wait_for_work`], of any process.
+///
+/// # Errors
+/// When it has not within a minute.
+pub fn wait_for_work(pid: u32, hundredths: u64) -> Result<()> {
+    let start = cpu_time(pid).unwrap_or(0);
+    let worked = || cpu_time(pid).is_none_or(|now| now >= start + hundredths);
+    ensure!(wait_until(WORK, worked), "process {pid} is idle");
+    Ok(())
+}
+
 /// Whether a process holds a perf event, and with it takes samples: its own, or one that runs a BPF program.
 pub fn holds_perf_event(pid: u32) -> bool {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
@@ -118,14 +126,26 @@ pub fn holds_perf_event(pid: u32) -> bool {
 
 /// User and system time that a process used, in the kernel's ticks of a hundredth of a second; none when it has ended.
 pub fn cpu_time(pid: u32) -> Option<u64> {
+    times(pid).map(|[user, system, ..]| user + system)
+}
+
+/// The same of all processes that it has started, those that have ended included.
+pub fn cpu_time_of_children(pid: u32) -> Option<u64> {
+    let [_, _, user, system] = times(pid)?;
+    let running: u64 = children(pid).into_iter().filter_map(cpu_time).sum();
+    Some(user + system + running)
+}
+
+/// User and system time of a process, and of those of its children that have ended.
+fn times(pid: u32) -> Option<[u64; 4]> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     // One that has ended stays until its parent has heard of it.
-    if fields.next()? == "Z" {
+    if *fields.first()? == "Z" {
         return None;
     }
-    let mut times = fields.skip(10);
-    Some(times.next()?.parse::<u64>().ok()? + times.next()?.parse::<u64>().ok()?)
+    let mut times = fields.get(11..15)?.iter().map(|time| time.parse().ok());
+    Some([times.next()??, times.next()??, times.next()??, times.next()??])
 }
 
 /// The ids of the processes that the main thread of a process has started and that are still there.

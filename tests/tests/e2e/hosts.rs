@@ -125,7 +125,11 @@ fn neovim() -> Result<()> {
     let host = Host {
         script: "nvim.lua",
         root: entry_point(&path("nvim")?)?,
-        start: &[("work", "... uv_run ... lua_pcall"), ("edit", "... state_enter ... lua_pcall @")],
+        start: &[
+            ("work", "... uv_run ... lua_pcall"),
+            ("edit", "... state_enter ... lua_pcall @"),
+            ("@", "... state_enter ... lua_pcall"),
+        ],
         seen: &[&["work", "spin"], &["edit", "in_command", "spin"]],
         library: Some("vim/"),
     };

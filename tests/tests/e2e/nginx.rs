@@ -1,14 +1,17 @@
 //! nginx with lua-nginx-module, as Debian ships it, under load.
 
 use std::fs;
+use std::io::{ErrorKind, Write};
+use std::net::TcpStream;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use luaflame_tests::graph::Graph;
+use luaflame_tests::graph::{Graph, MAIN};
 use luaflame_tests::legal::{Truth, check};
 use luaflame_tests::luaflame::{FREQUENCY, LINES, Luaflame, stacks};
 use luaflame_tests::nginx::Nginx;
-use luaflame_tests::paths::root;
+use luaflame_tests::paths::{copy_folder, root};
+use luaflame_tests::process::{cpu_time_of_children, wait_for_work};
 use luaflame_tests::programs::entry_point;
 use luaflame_tests::stacks::{Frame, Stack};
 
@@ -19,9 +22,13 @@ pub fn tests() -> Vec<(String, Test)> {
     vec![
         test("nginx::worker::interpreter", || worker("init_by_lua_block { jit.off()")),
         test("nginx::worker::jit", || worker(INIT)),
+        test("nginx::phases::interpreter", || phases("init_by_lua_block { jit.off()")),
+        test("nginx::phases::jit", || phases(INIT)),
+        test("nginx::vm_for_each_request", vm_for_each_request),
         test("nginx::master_means_workers", master_means_workers),
         test("nginx::reload", reload),
         test("nginx::idle_time_is_not_lua", idle_time_is_not_lua),
+        test("nginx::waiting_is_not_lua", waiting_is_not_lua),
     ]
 }
 
@@ -34,53 +41,70 @@ const EVENTS: &str = "... ngx_process_events_and_timers ...";
 
 /// A server with two workers that are busy.
 pub fn busy(test: impl FnOnce(&mut Nginx) -> Result<()>) -> Result<()> {
-    served(2, INIT, INIT, test)
+    served("", 2, &[], test)
 }
 
-/// A server with load on it; in its configuration, `part` stands as `replacement`.
-fn served(workers: usize, part: &str, replacement: &str, test: impl FnOnce(&mut Nginx) -> Result<()>) -> Result<()> {
+/// A server with load on it, of a configuration in `tests/nginx` in which each part stands as its replacement.
+fn served(
+    configuration: &str,
+    workers: usize,
+    replacements: &[(&str, &str)],
+    test: impl FnOnce(&mut Nginx) -> Result<()>,
+) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let configuration = folder.path().join("configuration");
-    fs::create_dir(&configuration)?;
-    let samples = root().join("tests/nginx");
-    fs::copy(samples.join("app.lua"), configuration.join("app.lua"))?;
-    let text = fs::read_to_string(samples.join("nginx.conf"))?;
-    ensure!(text.contains(part), "{part:?} is not in the configuration");
-    fs::write(configuration.join("nginx.conf"), text.replace(part, replacement))?;
-    let mut nginx = Nginx::start(&configuration, &folder.path().join("nginx"), workers, "")?;
+    let copy = folder.path().join("configuration");
+    copy_folder(&root().join("tests/nginx").join(configuration), &copy)?;
+    let file = copy.join("nginx.conf");
+    for (part, replacement) in replacements {
+        let text = fs::read_to_string(&file)?;
+        ensure!(text.contains(part), "{part:?} is not in the configuration");
+        fs::write(&file, text.replace(part, replacement))?;
+    }
+    let mut nginx = Nginx::start(&copy, &folder.path().join("nginx"), workers, "")?;
     let load = nginx.load("/", None, 8, 60)?;
     test(&mut nginx)?;
     drop(load);
     Ok(())
 }
 
-/// Checks the stacks of the server in this folder.
-fn check_served(folder: &Path, stacks: &[Stack]) -> Result<()> {
-    let graph = Graph::read(&[&folder.join("app.lua"), &folder.join("nginx.conf")])?;
-    let truth = Truth {
-        graph: &graph,
+/// The only worker.
+fn only_worker(nginx: &Nginx) -> Result<u32> {
+    nginx.workers().first().copied().context("nginx has a worker")
+}
+
+/// What is known of nginx with these functions.
+fn truth<'a>(graph: &'a Graph, start: &[&'a str], seen: &[&[&'a str]]) -> Result<Truth<'a>> {
+    Ok(Truth {
+        graph,
         root: entry_point(Path::new("/usr/sbin/nginx"))?,
-        start: ["access_by_lua", "content_by_lua", "log_by_lua", "produce"].map(|name| (name, EVENTS)).into(),
-        seen: vec![
-            vec!["access_by_lua", "access", "spin"],
-            vec!["content_by_lua", "content", "sorted", "ascending", "spin"],
-            vec!["produce", "spin"],
-            vec!["log_by_lua", "log", "spin"],
-        ],
-        library: Some("/resty/core/"),
+        start: start.iter().map(|name| (*name, EVENTS)).collect(),
+        seen: seen.iter().map(|path| path.to_vec()).collect(),
+        library: Some("/lua/5.1/"),
         cut: Vec::new(),
         hook: None,
         outside: true,
         stripped: true,
-    };
-    check(stacks, &truth)
+    })
+}
+
+/// What is called, and what was seen for sure, of the application in `tests/nginx`.
+const START: [&str; 4] = ["access_by_lua", "content_by_lua", "log_by_lua", "produce"];
+const SEEN: [&[&str]; 4] = [
+    &["access_by_lua", "access", "spin"],
+    &["content_by_lua", "content", "sorted", "ascending", "spin"],
+    &["produce", "spin"],
+    &["log_by_lua", "log", "spin"],
+];
+
+/// The calls of the application that is served from this folder.
+fn calls(folder: &Path) -> Result<Graph> {
+    Graph::read(&[&folder.join("app.lua"), &folder.join("nginx.conf")])
 }
 
 fn worker(init: &str) -> Result<()> {
-    served(1, INIT, init, |nginx| {
-        let worker = *nginx.workers().first().context("nginx has a worker")?;
-        let stacks = stacks(worker, 4, &LINES)?;
-        check_served(nginx.folder(), &stacks)?;
+    served("", 1, &[(INIT, init)], |nginx| {
+        let stacks = stacks(only_worker(nginx)?, 4, &LINES)?;
+        check(&stacks, &truth(&calls(nginx.folder())?, &START, &SEEN)?)?;
         ensure!(
             stacks.iter().any(|stack| matches!(stack.frames.last(), Some(Frame::Kernel(_)))),
             "a busy server was never seen in the kernel"
@@ -89,49 +113,139 @@ fn worker(init: &str) -> Result<()> {
     })
 }
 
-/// The master itself does nothing.
-fn master_means_workers() -> Result<()> {
-    served(2, INIT, INIT, |nginx| check_served(nginx.folder(), &stacks(nginx.master(), 2, &LINES)?))
+/// Every phase of a request, and what is resumed from C: subrequests, light threads, coroutines and timers.
+fn phases(init: &str) -> Result<()> {
+    served("phases", 1, &[(INIT, init)], |nginx| {
+        let stacks = stacks(only_worker(nginx)?, 4, &LINES)?;
+        let files = ["sub.lua", "app.lua", "nginx.conf"].map(|name| nginx.folder().join(name));
+        let graph = Graph::read(&files.each_ref().map(|file| file.as_path()))?;
+        let start = [
+            "set_by_lua",
+            "rewrite_by_lua",
+            "access_by_lua",
+            "content_by_lua",
+            "balancer_by_lua",
+            "header_filter_by_lua",
+            "body_filter_by_lua",
+            "log_by_lua",
+            MAIN,
+            "light",
+            "produce",
+            "in_time",
+            "tick",
+        ];
+        let seen: [&[&str]; 13] = [
+            &["set_by_lua", "set", "spin"],
+            &["rewrite_by_lua", "rewrite", "spin"],
+            &["access_by_lua", "access", "spin"],
+            &["content_by_lua", "content", "spin"],
+            &["balancer_by_lua", "balance", "spin"],
+            &["content_by_lua", "content", "header_filter_by_lua", "header_filter", "spin"],
+            &["content_by_lua", "content", "body_filter_by_lua", "body_filter", "spin"],
+            &["log_by_lua", "log", "spin"],
+            &["sub", "spin"],
+            &["light", "spin"],
+            &["produce", "spin"],
+            &["in_time", "spin"],
+            &["tick", "spin"],
+        ];
+        check(&stacks, &truth(&graph, &start, &seen)?)
+    })
 }
 
-/// The new workers run other code than the old ones, so that the graph tells them apart.
+/// With the code cache off, each request has a VM of its own, which is gone when the request is done.
+fn vm_for_each_request() -> Result<()> {
+    served("", 1, &[("access_log off;", "access_log off; lua_code_cache off;")], |nginx| {
+        let stacks = stacks(only_worker(nginx)?, 4, &LINES)?;
+        let graph = calls(nginx.folder())?;
+        let mut truth = truth(&graph, &START, &SEEN)?;
+        let made = "... ngx_http_lua_init_vm ...";
+        truth.start.extend([("init_by_lua", EVENTS), ("@", made)]);
+        check(&stacks, &truth)
+    })
+}
+
+/// The master itself does nothing.
+fn master_means_workers() -> Result<()> {
+    busy(|nginx| check(&stacks(nginx.master(), 2, &LINES)?, &truth(&calls(nginx.folder())?, &START, &SEEN)?))
+}
+
+/// A reload under load: of the workers that it starts no time is missing, and each is seen in its own code, since the new ones call
+/// another function.
 fn reload() -> Result<()> {
-    served(2, INIT, INIT, |nginx| {
+    /// Seconds of CPU time that may be missing: until the new workers are watched, and after luaflame has stopped.
+    const MISSING: f64 = 1.0;
+    served("", 2, &[("app.log() --> log", "app.log() --> log, access")], |nginx| {
         let master = nginx.master().to_string();
-        let mut luaflame =
-            Luaflame::start(&["-p", &master, "-t", "6", "-F", FREQUENCY, "-f", "folded", "-o", "-", "--lua-only"])?;
+        let mut arguments = vec!["-p", &master, "-t", "6", "-F", FREQUENCY, "-f", "folded", "-o", "-"];
+        arguments.extend(LINES);
+        let mut luaflame = Luaflame::start(&arguments)?;
         luaflame.wait_until_attached()?;
-        let app = nginx.folder().join("app.lua");
-        let text = fs::read_to_string(&app)?.replace("log = log", "log = reloaded");
-        fs::write(
-            &app,
-            text.replace(
-                "return {",
-                "local function reloaded()\n    local sum = spin(9000)\n    return sum\nend\n\nreturn {",
-            ),
-        )?;
+        let before = cpu_time_of_children(nginx.master()).context("nginx runs")?;
+        let configuration = nginx.folder().join("nginx.conf");
+        fs::write(&configuration, fs::read_to_string(&configuration)?.replace("app.log()", "app.access()"))?;
         nginx.reload()?;
         // Connections to the old workers end with them.
         let load = nginx.load("/", None, 8, 60)?;
-        let stacks = luaflame.finish()?.success()?.stacks()?;
+        let finished = luaflame.finish()?.success()?;
+        let after = cpu_time_of_children(nginx.master()).context("nginx runs")?;
         drop(load);
-        let seen = |name: &str| {
-            stacks.iter().flat_map(|stack| &stack.frames).filter_map(Frame::lua).any(|function| function.name == name)
-        };
-        ensure!(seen("reloaded"), "nothing was seen of the workers that the reload has started");
+
+        let stacks = finished.stacks()?;
+        let mut seen = SEEN.to_vec();
+        seen.push(&["log_by_lua", "access", "spin"]);
+        check(&stacks, &truth(&calls(nginx.folder())?, &START, &seen)?)?;
+        let samples: u64 = stacks.iter().map(|stack| stack.count).sum();
+        let (used, sampled) = ((after - before) as f64 / 100.0, samples as f64 / FREQUENCY.parse::<f64>()?);
+        ensure!(sampled > used - MISSING, "the workers ran for {used} s, of which {sampled} s were sampled");
         Ok(())
     })
 }
 
 /// Between requests the last coroutine is still there, yielded; its Lua frames run nowhere.
 fn idle_time_is_not_lua() -> Result<()> {
-    served(1, CONTENT, "content_by_lua_block { ngx.sleep(0.001)", |nginx| {
-        let worker = *nginx.workers().first().context("nginx has a worker")?;
-        for stack in stacks(worker, 3, &[])? {
+    served("", 1, &[(CONTENT, "content_by_lua_block { ngx.sleep(0.001)")], |nginx| {
+        for stack in stacks(only_worker(nginx)?, 3, &[])? {
             let waits =
                 stack.frames.iter().any(|frame| matches!(frame, Frame::Other(name) if name.contains("epoll_wait")));
             ensure!(!waits || stack.frames.iter().all(|frame| frame.lua().is_none()), "Lua waits for events:\n{stack}");
         }
         Ok(())
     })
+}
+
+/// All coroutines wait for a timer or a socket, and nginx is busy with what is not Lua.
+fn waiting_is_not_lua() -> Result<()> {
+    const COROUTINES: usize = 20;
+    let folder = tempfile::tempdir()?;
+    let nginx = Nginx::start(&root().join("tests/nginx/idle"), folder.path(), 1, "")?;
+    let mut waiting = Vec::new();
+    for path in ["/asleep", "/reading"] {
+        for _ in 0..COROUTINES {
+            let mut connection = TcpStream::connect(nginx.address())?;
+            write!(connection, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+            waiting.push(connection);
+        }
+    }
+    let load = nginx.load("/nginx.conf", Some(&nginx.folder().join("load.lua")), 8, 60)?;
+    // Longer than it takes to come to waiting.
+    wait_for_work(only_worker(&nginx)?, 50)?;
+    let stacks = stacks(only_worker(&nginx)?, 3, &[])?;
+    drop(load);
+    for stack in &stacks {
+        let lua = |frame: &Frame| match frame {
+            Frame::Lua(_) => true,
+            Frame::Marker(name) => name.contains("Lua"),
+            Frame::Kernel(_) | Frame::Other(_) => false,
+        };
+        ensure!(!stack.frames.iter().any(lua), "no Lua runs:\n{stack}");
+    }
+    let compresses = |stack: &Stack| stack.frames.contains(&Frame::Other("deflate".to_owned()));
+    ensure!(stacks.iter().any(compresses), "it was not seen compressing");
+    for connection in &waiting {
+        connection.set_nonblocking(true)?;
+        let answered = connection.peek(&mut [0]);
+        ensure!(answered.is_err_and(|error| error.kind() == ErrorKind::WouldBlock), "a coroutine did not wait");
+    }
+    Ok(())
 }

@@ -1,0 +1,2 @@
+-- wrk asks for what has to be compressed.
+wrk.headers["Accept-Encoding"] = "gzip"
