@@ -26,7 +26,7 @@ local function edit()
     local lines = vim.api.nvim_buf_get_lines(0, 0, -1, false)
     local upper = vim.tbl_map(line, lines) --> line through @
     vim.api.nvim_buf_set_lines(0, 0, -1, false, upper)
-    vim.cmd("lua in_command()") --> in_command through ... &lua_pcall *
+    vim.cmd("lua in_command()") --> in_command through vim.api.nvim_exec ... lua_pcall *
 end
 
 vim.api.nvim_buf_set_lines(0, 0, -1, false, { "one", "two", "three" })

@@ -443,15 +443,18 @@ mod tests {
             let (format, pairs, ipairs) = (function(90, 0x10), function(5, 0x20), function(7, 0x30));
             let (encode, safe_encode, safe_decode) = (function(1, 0x1000), function(1, 0x2000), function(1, 0x2000));
             let other_encode = function(1, 0x1000);
+            let command = function(1, 0x3000);
 
             let string = table(&mut image, &layout, &functions(&layout, &[("format", format)]));
             let cjson = table(&mut image, &layout, &functions(&layout, &[("encode", encode)]));
             let safe =
                 table(&mut image, &layout, &functions(&layout, &[("encode", safe_encode), ("decode", safe_decode)]));
+            let editor = table(&mut image, &layout, &functions(&layout, &[("command", command)]));
             let globals = image.table(
                 &layout,
                 &[
                     ("string", string),
+                    ("editor", editor),
                     ("fmt", reference(layout.model, Tag::Function, format)),
                     ("ipairs", reference(layout.model, Tag::Function, ipairs)),
                     ("pairs", reference(layout.model, Tag::Function, pairs)),
@@ -464,6 +467,7 @@ mod tests {
                     ("string", string),
                     ("cjson", cjson),
                     ("cjson.safe", safe),
+                    ("editor.part", editor),
                 ],
             );
             let registry = image.table(&layout, &[("_LOADED", reference(layout.model, Tag::Table, loaded))]);
@@ -481,6 +485,7 @@ mod tests {
             assert_eq!(name(encode).as_deref(), Some("cjson.encode"));
             assert_eq!(name(other_encode).as_deref(), Some("cjson.encode"), "the same code, made anew");
             assert_eq!(name(safe_decode).as_deref(), Some("cjson.safe.decode"), "by the object");
+            assert_eq!(name(command).as_deref(), Some("editor.command"), "not by the module that is the variable");
             let stranger = Function { address: 0x99, kind: FunctionKind::C { code: 0x2000 }, upvalues: 0 };
             assert_eq!(names.function(&stranger), None, "its code has two names");
             assert_eq!(names.fast_function(6).as_deref(), Some("ipairs_aux"), "between pairs and ipairs");

@@ -133,10 +133,15 @@ impl Walker<'_> {
         // These are no modules, although they can be reached as fields of some.
         self.seen.extend([globals, first_globals, registry, loaded].into_iter().flatten());
 
+        let mut variables: Vec<_> =
+            [globals, first_globals].into_iter().flatten().flat_map(|address| self.pairs(address)).collect();
+        variables.sort_by(|(left, _), (right, _)| left.cmp(right));
+
         let mut modules: Vec<(Arc<str>, Value)> = modules
             .into_iter()
             .filter_map(|(key, value)| Some((key?, value)))
             .filter(|(name, _)| &**name != "_G")
+            .map(|(name, value)| (variable(&name, value, &variables).unwrap_or(name), value))
             .collect();
         modules.sort_by_key(|(name, _)| rank(if is_library(name) { Origin::Library } else { Origin::Module }, name));
         // First all modules under their own names, then what is below them, then what only global variables reach.
@@ -145,9 +150,6 @@ impl Walker<'_> {
             self.meet(value, name, origin, 0);
         }
         self.drain();
-        let mut variables: Vec<_> =
-            [globals, first_globals].into_iter().flatten().flat_map(|address| self.pairs(address)).collect();
-        variables.sort_by(|(left, _), (right, _)| left.cmp(right));
         for (key, value) in variables {
             let Some(name) = key else { continue };
             let origin = if BASE.contains(&&*name) || is_library(&name) { Origin::Library } else { Origin::Global };
@@ -272,6 +274,12 @@ impl Walker<'_> {
         self.unnamed.sort_by_key(|function| function.address);
         self.unnamed.dedup_by_key(|function| function.address);
     }
+}
+
+/// The global variable that a module is and that its name begins with: Neovim's `vim.shared` is nothing but `vim`.
+fn variable(module: &str, value: Value, variables: &[(Option<Arc<str>>, Value)]) -> Option<Arc<str>> {
+    let begins = |name: &str| module.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+    variables.iter().find_map(|(name, same)| name.clone().filter(|name| *same == value && begins(name)))
 }
 
 /// Whether a name is one of the libraries, or in one.
