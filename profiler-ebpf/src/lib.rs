@@ -21,8 +21,6 @@ pub const LEAF_STACK: usize = 48 << 10;
 pub const ROOT_STACK: usize = 16 << 10;
 /// Most kernel return addresses (the kernel's own default limit, `kernel.perf_event_max_stack`).
 pub const KERNEL_FRAMES: usize = 127;
-/// VMs of a process that the probe looks at before it searches the stack.
-pub const HINTS: usize = 8;
 /// Size in bytes of a C frame of the VM's assembly on x86-64 (`CFRAME_SIZE`, `lj_frame.h`); its return address is 8
 /// bytes below its end.
 pub const CFRAME_SIZE: u64 = 80;
@@ -222,8 +220,6 @@ pub struct Process {
     pub asm_start: u64,
     /// The VM's assembly: end.
     pub asm_end: u64,
-    /// `global_State`s known, unused ones 0.
-    pub hints: [u64; HINTS],
     /// Offsets of this build.
     pub layout: Layout,
 }

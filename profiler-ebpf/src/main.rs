@@ -63,8 +63,9 @@ const FINISH: u32 = 1;
 const TURNS: u32 = 128;
 const FRAMES: u32 = 64;
 const WALKS: u32 = 30;
-/// Native stack words looked at in one turn.
+/// Native stack words looked at in one turn, and words behind them that are read with them: the better part of a C frame.
 const SCAN_WORDS: usize = 128;
+const SCAN_AHEAD: usize = 8;
 /// Bytes of an area of machine code (`sizemcode`): what a trace jumps to is mostly in the same one.
 const MCODE_AREA: u64 = 64 << 10;
 /// Native stack words between the garbage collector's innermost function and the trace that called it, at most.
@@ -124,7 +125,7 @@ struct Walk {
     /// Offsets and ranges of the process.
     process: Process,
     /// Buffers of reads.
-    words: [u64; SCAN_WORDS],
+    words: [u64; SCAN_WORDS + SCAN_AHEAD],
     object: [u64; 16],
 }
 
@@ -451,15 +452,6 @@ unsafe fn locate(walk: &mut Walk, header: &Header) {
             if x == sp && ip >= walk.process.asm_start && ip < walk.process.asm_end {
                 best = x;
             }
-            for g in walk.process.hints {
-                if g == 0 || best == sp {
-                    break;
-                }
-                let x = user_word(user_reference(layout, g + cur_l) + cframe) & !3;
-                if x >= sp && x < walk.limit && x < best {
-                    best = x;
-                }
-            }
         }
     }
     walk.scan = sp;
@@ -544,46 +536,60 @@ extern "C" fn turn() -> u32 {
     walk.phase
 }
 
-/// Looks at the next words of the native stack for a return address into the VM's assembly: C code called from there has
-/// the C frame right above the return address. C frames are aligned to 16 bytes, as the calling convention asks for, so
-/// only every second word can be such an address.
+/// Looks at the next words of the native stack for a C frame: behind a return address into the VM's assembly, which is where C
+/// code called from there has it, or where a thread says that its C frame is. The latter finds what is below C code that a
+/// trace has called, however many VMs there are. C frames are aligned to 16 bytes, as the calling convention asks for, so only
+/// every second word can be such an address.
 #[inline(always)]
 unsafe fn scan(walk: &mut Walk) {
+    const MOST: u64 = ((SCAN_WORDS + SCAN_AHEAD) * 8) as u64;
     let from = (walk.scan + 7) & !15 | 8;
     let left = walk.limit.wrapping_sub(from);
     if from >= walk.limit || left < 8 {
         walk.phase = phase::DONE;
         return;
     }
-    let mut bytes = (SCAN_WORDS * 8) as u64;
+    let mut bytes = MOST;
     if left < bytes {
         bytes = left & !7;
     }
     let bytes = opaque(bytes);
-    if bytes == 0 || bytes > (SCAN_WORDS * 8) as u64 {
+    if bytes == 0 || bytes > MOST {
         walk.phase = phase::DONE;
         return;
     }
-    // SAFETY: the buffer holds SCAN_WORDS words.
+    // SAFETY: the buffer holds so many words.
     if !unsafe { read_user(walk.words.as_mut_ptr().cast(), bytes as u32, from) } {
         walk.phase = phase::DONE;
         return;
     }
+    let layout = &walk.process.layout;
     let start = walk.process.asm_start;
     let length = walk.process.asm_end.wrapping_sub(start);
+    let (l_word, l_shift) = (usize::from(layout.cframe_l >> 3) & 3, u64::from(layout.cframe_l & 4) * 8);
+    let cframe = u64::from(layout.l_cframe);
     let words = (bytes >> 3) as usize;
     for index in (0..SCAN_WORDS).step_by(2) {
         if index >= words {
             break;
         }
-        if walk.words[index].wrapping_sub(start) < length {
-            walk.x = from + index as u64 * 8 + 8;
-            walk.scan = walk.x;
+        let x = from + index as u64 * 8 + 8;
+        let mut found = walk.words[index].wrapping_sub(start) < length;
+        // Most words are told by where the thread's C frame before this one would be: higher up, or nowhere.
+        let previous = walk.words[index + 1 + 4] & !3;
+        if !found && (previous == 0 || previous > x && previous < walk.limit) {
+            let l = walk.words[index + 1 + l_word] >> l_shift & layout.reference;
+            // SAFETY: see `user_word`.
+            found = l != 0 && l & 7 == 0 && unsafe { user_word(l + cframe) } & !3 == x;
+        }
+        if found {
+            walk.x = x;
+            walk.scan = x;
             walk.phase = phase::TRY;
             return;
         }
     }
-    walk.scan = from + bytes;
+    walk.scan = from + if bytes < (SCAN_WORDS * 8) as u64 { bytes } else { (SCAN_WORDS * 8) as u64 };
 }
 
 /// Takes the activation whose innermost C frame is at `x`, if there is one: its thread must know this C frame, and its VM
@@ -927,9 +933,9 @@ extern "C" fn describe(index: u32) -> u32 {
     }
     // Behind a string's type are two single bytes, where a function has its `ffid` and its number of upvalues.
     let identity = u64::from(layout.func_ffid) + 2;
-    let chunk_name = reference(layout, object, layout.proto_chunkname);
+    let name = reference(layout, object, layout.proto_chunkname);
     // SAFETY: see `user_word`.
-    entry.words[4] = unsafe { user_word(chunk_name + identity) };
+    entry.words[4] = unsafe { user_word(name + identity) };
     entry.numbers[1] = half(object, layout.proto_firstline);
     entry.numbers[2] = half(object, layout.proto_numline);
     entry.numbers[3] = half(object, layout.proto_sizebc);
@@ -941,17 +947,18 @@ extern "C" fn describe(index: u32) -> u32 {
     mark = mix(mark, pair(entry.numbers[3], size));
     if !is_known(mark) {
         let prototype = code.wrapping_sub(u64::from(layout.proto_size));
-        copy_chunk_name(chunk_name);
+        copy_chunk_name(name);
         copy(prototype, size.into(), mark);
     }
     0
 }
 
-/// Copies the name of a chunk, unless that has been done: the string object and no more, since the copy of what lies behind it
-/// would take its place.
+/// Copies the name of a chunk: the string and nothing behind it, where prototypes may be. A long one, which is the text of the
+/// chunk, not if that has been done; a short one always, since what takes its place in another VM makes userspace forget it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn copy_chunk_name(address: u64) -> u32 {
+    const SHORT: u64 = 256;
     let Some(Scratch { walk, header, .. }) = scratch() else { return 0 };
     let Walk { process: Process { layout, .. }, object, .. } = walk;
     // SAFETY: the buffer holds 16 words; a `GCstr` has 24 bytes.
@@ -961,7 +968,7 @@ extern "C" fn copy_chunk_name(address: u64) -> u32 {
     let length = u64::from(half(object, layout.string_len));
     // What identifies a string is in its words: its hash, in newer builds also its number.
     let mark = mix(mix(mix(u64::from(header.tgid), address), object[1]), object[2]);
-    if is_known(mark) {
+    if length > SHORT && is_known(mark) {
         return 0;
     }
     copy(address, u64::from(layout.string_size) + length, mark)

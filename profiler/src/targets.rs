@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use luaflame_ebpf::watch;
 use rustc_hash::FxHashMap;
 
-use crate::luajit::discover::{Discovery, Vm};
+use crate::luajit::discover::Discovery;
 use crate::luajit::frames::activations;
 use crate::luajit::layout::Layout;
 use crate::luajit::trace_map::TraceMap;
@@ -166,7 +166,7 @@ impl Targets {
     /// Reads the records that are waiting, until there is none or `enough` says so: a program may make samples faster than
     /// they can be read.
     pub fn read(&mut self, probe: &mut Probe, enough: impl Fn() -> bool) {
-        // New VMs that samples have shown, to be told to the probe once the ring buffer is not borrowed.
+        // What is to be told to the probe once the ring buffer is not borrowed.
         let mut changed = Vec::new();
         while !enough()
             && let Some(bytes) = probe.next_record()
@@ -252,8 +252,9 @@ impl Targets {
             target.view.settle(&self.layouts);
         }
         let activations = activations(&sample.entries, sample.cut.map(|cut| cut.before), sample.header.registers.bx);
+        target.view.active.clear();
         for activation in &activations {
-            changed |= target.meet(activation.global);
+            target.meet(activation.global);
         }
         target.view.turn_to(sample, &activations);
         let pieces = weave(sample, &activations, &mut target.view);
@@ -278,20 +279,20 @@ impl Targets {
 const UNREADABLE: &str = "samples of processes that had exited before they could be read";
 
 impl Target {
-    /// Takes note of a VM that a sample shows. Whether it is new.
-    fn meet(&mut self, global: u64) -> bool {
-        let Some(lua) = &mut self.view.lua else { return false };
-        if global == 0 || lua.traces.contains_key(&global) {
-            return false;
+    /// Takes note of a VM that a sample shows. The probe has seen that it is one; it may be closed by now, and what was copied of
+    /// it be all that is left.
+    fn meet(&mut self, global: u64) {
+        let View { lua: Some(lua), active, .. } = &mut self.view else { return };
+        if global == 0 || active.contains(&global) {
+            return;
         }
-        if Vm::validate(&self.view.memory, global, &lua.layout).is_err() {
-            return false;
+        if !lua.traces.contains_key(&global) {
+            if lua.traces.len() >= MOST_VMS {
+                lua.traces.clear();
+            }
+            lua.traces.insert(global, TraceMap::new(&lua.layout, global));
         }
-        if lua.traces.len() >= MOST_VMS {
-            lua.traces.clear();
-        }
-        lua.traces.insert(global, TraceMap::new(&lua.layout, global));
-        true
+        active.push(global);
     }
 
     /// Searches for a VM that a program may have made since the last time. Whether there is one now.

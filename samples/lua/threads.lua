@@ -2,6 +2,8 @@
 --: start step
 --: seen step > even > spin
 --: seen step > odd > spin
+--: seen step > even > litter
+--: seen step > odd > litter
 local function spin(n)
     local sum = 0
     for i = 1, n do
@@ -10,16 +12,27 @@ local function spin(n)
     return sum
 end
 
+-- Keeps the garbage collector busy, also from compiled code.
+local function litter(n)
+    local list
+    for i = 1, n do
+        list = i % 64 > 0 and { list, i } or nil
+    end
+    return list
+end
+
 local number = ...
 
 local function even(n)
     local sum = spin(n) --> spin
-    return sum
+    local list = litter(n) --> litter
+    return sum, list
 end
 
 local function odd(n)
     local sum = spin(n) --> spin
-    return sum
+    local list = litter(n) --> litter
+    return sum, list
 end
 
 -- Called by the program again and again.

@@ -5,6 +5,8 @@
  *   host --prelude FILE SCRIPT  runs another script before it, in the same VM
  *   host --vms N SCRIPT         makes N VMs, runs the script in each with its number, then calls `step` in each in turn
  *   host --threads N SCRIPT     the same with a thread for each VM
+ *   host --threads M --vms N SCRIPT  the same with N VMs that M threads share
+ *   host --renew N ...          closes each VM after N calls of `step`, and makes another
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -126,18 +128,41 @@ static FRAME int run_step(lua_State *L)
     return 0;
 }
 
-static FRAME void *run_thread(void *L)
+/* What makes a VM, and the VMs that threads share. */
+static int jit = 1, vms, threads, renew;
+static const char *prelude, *script;
+static lua_State **all;
+
+static FRAME void start_vm(int number)
 {
-    for (;;)
-        run_step(L);
+    all[number] = new_vm(jit, prelude);
+    run_script(all[number], script, number);
+    finished++;
+}
+
+/* Calls `step` in each of the VMs from `first` on that are so far apart. No frame of its own: its caller stands for it. */
+static inline __attribute__((always_inline)) void run_vms(int first, int apart)
+{
+    int i, round;
+    for (round = 1;; round++)
+        for (i = first; i < vms; i += apart) {
+            run_step(all[i]);
+            if (renew && round % renew == 0) {
+                lua_close(all[i]);
+                start_vm(i);
+            }
+        }
+}
+
+static FRAME void *run_thread(void *all_vms)
+{
+    run_vms((lua_State **)all_vms - all, threads);
     return NULL;
 }
 
 int main(int argc, char **argv)
 {
-    int jit = 1, vms = 0, threads = 0, at = 1, i;
-    const char *prelude = NULL;
-    lua_State **all;
+    int at = 1, i;
     for (; at < argc && argv[at][0] == '-'; at++) {
         if (!strcmp(argv[at], "--joff"))
             jit = 0;
@@ -146,31 +171,33 @@ int main(int argc, char **argv)
         else if (!strcmp(argv[at], "--vms") && at + 1 < argc)
             vms = atoi(argv[++at]);
         else if (!strcmp(argv[at], "--threads") && at + 1 < argc)
-            threads = vms = atoi(argv[++at]);
+            threads = atoi(argv[++at]);
+        else if (!strcmp(argv[at], "--renew") && at + 1 < argc)
+            renew = atoi(argv[++at]);
         else
             die(NULL, argv[at]);
     }
     if (at + 1 != argc)
         die(NULL, "which script?");
+    script = argv[at];
+    if (vms == 0)
+        vms = threads;
     if (vms == 0) {
-        run_script(new_vm(jit, prelude), argv[at], 0);
+        run_script(new_vm(jit, prelude), script, 0);
         finished++;
         return 0;
     }
 
     all = calloc(vms, sizeof *all);
-    for (i = 0; i < vms; i++) {
-        all[i] = new_vm(jit, prelude);
-        run_script(all[i], argv[at], i);
-    }
+    for (i = 0; i < vms; i++)
+        start_vm(i);
     puts("ready");
     fflush(stdout);
     if (threads) {
         pthread_t thread;
-        for (i = 0; i < vms; i++)
-            pthread_create(&thread, NULL, run_thread, all[i]);
+        for (i = 0; i < threads; i++)
+            pthread_create(&thread, NULL, run_thread, &all[i]);
         pthread_join(thread, NULL);
     }
-    for (i = 0;; i = (i + 1) % vms)
-        run_step(all[i]);
+    run_vms(0, 1);
 }

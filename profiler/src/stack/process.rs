@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use luaflame_ebpf::{HINTS, watch};
+use luaflame_ebpf::watch;
 use rustc_hash::FxHashMap;
 
 use super::weave::{Code, Native};
@@ -34,6 +34,9 @@ pub struct View {
     pub memory: ProcessMemory,
     /// Some of it, as it was.
     pub copies: Copies,
+    /// The VMs that were active when the sample at hand was taken, by their `global_State`: of the hundreds that a process may
+    /// have, only their traces can be on the stack.
+    pub active: Vec<u64>,
     /// The trace that ran when the sample at hand was taken, or that called the garbage collector, if it was copied.
     pub running: Option<Arc<Trace>>,
     /// Where the sample at hand is in the first instructions of a trace that the interpreter has just entered.
@@ -74,6 +77,7 @@ impl View {
         Ok(View {
             memory: process.memory(),
             copies: Copies::default(),
+            active: Vec::new(),
             running: None,
             entered: None,
             process,
@@ -138,9 +142,6 @@ impl View {
             wire.asm_start = lua.assembly.start;
             wire.asm_end = lua.assembly.end;
             wire.layout = wire_layout(&lua.layout);
-            for (hint, g) in wire.hints.iter_mut().zip(lua.traces.keys().take(HINTS)) {
-                *hint = *g;
-            }
         }
         wire
     }
@@ -156,14 +157,15 @@ impl View {
         }
     }
 
-    /// Whether an address is in the exit stubs of a VM's traces.
-    fn in_exit_stubs(&mut self, address: u64) -> bool {
-        let View { memory, lua, .. } = self;
+    /// Whether an address is in the machine code of a trace or its exit stubs, in an active VM.
+    fn in_trace(&mut self, address: u64) -> bool {
+        let View { memory, lua, active, .. } = self;
         let Some(lua) = lua else { return false };
-        let in_stubs = |traces: &mut TraceMap| {
-            traces.exit_stubs(memory).is_some_and(|stubs| stubs.exit_at(address, |_| Some(0)).is_some())
-        };
-        lua.traces.values_mut().any(in_stubs)
+        active.iter().any(|g| {
+            let Some(traces) = lua.traces.get_mut(g) else { return false };
+            traces.lookup(memory, address).is_some()
+                || traces.exit_stubs(memory).is_some_and(|stubs| stubs.exit_at(address, |_| Some(0)).is_some())
+        })
     }
 
     /// Takes note of the traces that a sample which is to be woven next is in.
@@ -174,12 +176,6 @@ impl View {
         self.running = traces.and_then(|traces| traces.copied(memory, copies, header.trace, header.trace_mark));
         let on_trace = activations.first().is_some_and(|activation| activation.source == Source::Trace);
         self.entered = (on_trace && header.vmstate == VMST_INTERP).then_some(header.registers.ip);
-    }
-
-    /// The trace whose machine code is at an address, in any VM.
-    pub fn trace(&mut self, address: u64) -> Option<Arc<Trace>> {
-        let View { memory, lua, .. } = self;
-        lua.as_mut()?.traces.values_mut().find_map(|traces| traces.lookup(memory, address))
     }
 }
 
@@ -265,7 +261,7 @@ impl Native for View {
             modules::Code::Module(_) => Code::Native,
             modules::Code::None => Code::None,
             modules::Code::Anonymous => {
-                if self.trace(address).is_some() || self.in_exit_stubs(address) {
+                if self.in_trace(address) {
                     Code::Trace
                 } else {
                     Code::Anonymous

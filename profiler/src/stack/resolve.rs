@@ -90,14 +90,14 @@ struct LuaFunction {
     name: Option<Arc<str>>,
     file: Arc<str>,
     first_line: u32,
-    /// Its bytecode and lines; `None` when its memory had been reused before it could be read.
-    proto: Option<Proto>,
+    /// Its bytecode and lines.
+    proto: Proto,
 }
 
 impl LuaFunctions {
     fn keep(&mut self, seen: Prototype, function: Arc<LuaFunction>) {
         let size = 2 * size_of::<Prototype>() + size_of::<LuaFunction>() + function.file.len();
-        let size = size + function.proto.as_ref().map_or(0, Proto::size);
+        let size = size + function.proto.size();
         if self.size + size > MOST_BYTES {
             self.prototypes.clear();
             self.size = 0;
@@ -499,7 +499,7 @@ impl Resolver<'_> {
             None if registers.bp & lua.layout.model.reference_mask() == frame.function => return false,
             _ => {}
         }
-        let constants = self.function(global, *prototype).and_then(|of| Some(of.proto.as_ref()?.constants_address()));
+        let constants = self.function(global, *prototype).map(|of| of.proto.constants_address());
         constants.is_some_and(|constants| constants != registers.r15)
     }
 
@@ -520,7 +520,7 @@ impl Resolver<'_> {
             Edge::Call => Some(seen.code),
             Edge::Return(opcode) => {
                 let function = self.function(global, *seen)?;
-                let proto = function.proto.as_ref()?;
+                let proto = &function.proto;
                 let [_, ra, ..] = registers.volatile;
                 let same =
                     |return_: Instruction| return_.op() == opcode || opcode == op::RET && return_.op() == op::RETM;
@@ -592,16 +592,16 @@ impl Resolver<'_> {
         self.push(stack, marker(name, reason.is_some()));
     }
 
-    /// The Lua function of a prototype that the probe saw, if it is still in memory.
+    /// The Lua function of a prototype that the probe saw, if it was copied or is still in memory. That it is not is no reason
+    /// to give it up: another VM may have the same one at the same place a moment later.
     fn function(&mut self, global: u64, seen: Prototype) -> Option<Arc<LuaFunction>> {
         if let Some(function) = self.functions.prototypes.get(&seen) {
-            return function.proto.is_some().then(|| Arc::clone(function));
+            return Some(Arc::clone(function));
         }
         let size = u64::from(self.view.lua.as_ref()?.layout.proto.size);
-        let function = Arc::new(self.read(global, seen.code.checked_sub(size)?, seen));
-        let known = function.proto.is_some();
+        let function = Arc::new(self.read(global, seen.code.checked_sub(size)?, seen)?);
         self.functions.keep(seen, Arc::clone(&function));
-        known.then_some(function)
+        Some(function)
     }
 
     /// The Lua function of a prototype at an address, as it is now.
@@ -610,20 +610,17 @@ impl Resolver<'_> {
         self.function(global, seen)
     }
 
-    fn read(&mut self, global: u64, address: u64, seen: Prototype) -> LuaFunction {
+    fn read(&mut self, global: u64, address: u64, seen: Prototype) -> Option<LuaFunction> {
         let View { memory, copies, lua, .. } = &*self.view;
         let read = |memory: &dyn Memory| Proto::read(memory, &lua.as_ref()?.layout, address).ok();
         let same = |proto: &Proto| seen_as(proto) == seen;
-        let proto = read(&copies.over(memory)).filter(same).or_else(|| read(memory).filter(same));
-        let Some(proto) = proto else {
-            return LuaFunction { name: None, file: "".into(), first_line: 0, proto: None };
-        };
+        let proto = read(&copies.over(memory)).filter(same).or_else(|| read(memory).filter(same))?;
         let process = Arc::clone(&self.view.process);
         let LuaFunctions { names, latest, sources, .. } = &mut *self.functions;
         let vm = vm_names(self.view, names, latest, global);
         let mut read = |path: &str| source_text(&process, path);
         let name = vm.and_then(|known| known.names.lua(&self.view.memory, &known.vm, &proto, sources, &mut read));
-        LuaFunction { name, file: proto.chunk.shown().into(), first_line: proto.firstline, proto: Some(proto) }
+        Some(LuaFunction { name, file: proto.chunk.shown().into(), first_line: proto.firstline, proto })
     }
 
     /// The name of a builtin or C function.
@@ -755,8 +752,8 @@ fn is_base(activation: &Activation, frame: &LuaFrame) -> bool {
 }
 
 fn frame_of(function: &LuaFunction, pc: Option<u64>, kind: FrameKind) -> Frame {
-    let proto = function.proto.as_ref();
-    if proto.is_some_and(Proto::is_builtin) {
+    let proto = &function.proto;
+    if proto.is_builtin() {
         // LuaJIT's own functions written in Lua, such as `table.foreachi`, have no source and no lines.
         return Frame {
             kind: FrameKind::Builtin,
@@ -767,7 +764,7 @@ fn frame_of(function: &LuaFunction, pc: Option<u64>, kind: FrameKind) -> Frame {
             unresolved: false,
         };
     }
-    let line = pc.zip(proto).and_then(|(pc, proto)| proto.line(proto.index_of(pc)?)).unwrap_or(0);
+    let line = pc.and_then(|pc| proto.line(proto.index_of(pc)?)).unwrap_or(0);
     Frame {
         kind,
         name: function.name.clone(),

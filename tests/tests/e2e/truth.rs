@@ -2,8 +2,9 @@
 //! length and on every build.
 
 use anyhow::{Context, Result, ensure};
+use luaflame_tests::graph::MAIN;
 use luaflame_tests::legal::{Root, Truth, check, leaf};
-use luaflame_tests::luaflame::{LINES, stacks};
+use luaflame_tests::luaflame::{LINES, run, stacks};
 use luaflame_tests::programs::{Mode, Runtime, Target, script};
 use luaflame_tests::shares;
 use luaflame_tests::stacks::Frame;
@@ -40,7 +41,10 @@ pub fn tests() -> Vec<(String, Test)> {
         for runtime in &runtimes[1..] {
             let runtime = *runtime;
             tests.push(test(format!("truth::a_thread_for_each_vm::{runtime}::{mode}"), move || threads(runtime, mode)));
+            tests.push(test(format!("truth::hundreds_of_vms::{runtime}::{mode}"), move || hundreds(runtime, mode)));
         }
+        let runtime = runtimes[1];
+        tests.push(test(format!("truth::vms_come_and_go::{runtime}::{mode}"), move || come_and_go(runtime, mode)));
         tests.push(test(format!("shares::known::{mode}"), move || known_shares(mode)));
         tests.push(test(format!("shares::as_jit_p_says::{mode}"), move || as_jit_p_says(mode)));
     }
@@ -83,6 +87,48 @@ fn threads(runtime: Runtime, mode: Mode) -> Result<()> {
         &Truth {
             root: Root::Thread,
             start: vec![(workload.first(), "... &run_thread &run_step &lua_pcall")],
+            ..case.truth(&graph)?
+        },
+    )
+}
+
+/// Hundreds of VMs in a process, many for each thread, so that a sample is hardly ever of the VM that the one before it was of.
+fn hundreds(runtime: Runtime, mode: Mode) -> Result<()> {
+    /// Seconds that it may take of its own for two seconds of a handful of cores: far more than it does, and far less than looking
+    /// at each VM would.
+    const MOST_CPU: f64 = 1.0;
+    let workload = Workload::read("threads")?;
+    let mut command = runtime.command(mode)?;
+    let target = Target::start(command.args(["--threads", "4", "--vms", "300"]).arg(&workload.script))?;
+    let pid = target.pid().to_string();
+    let arguments = [&["-p", &pid, "-t", "2", "-F", "997", "-f", "folded", "-o", "-"], &LINES[..]].concat();
+    let finished = run(&arguments)?.success()?;
+    let case = Case { workload: &workload, runtime, mode };
+    let graph = case.graph()?;
+    check(
+        &finished.stacks()?,
+        &Truth { root: Root::Thread, entry: "... &run_thread &run_step &lua_pcall", ..case.truth(&graph)? },
+    )?;
+    ensure!(finished.lost()? == 0, "samples were lost:\n{}", finished.stderr);
+    let cpu = finished.own_cpu()?;
+    ensure!(cpu < MOST_CPU, "luaflame used {cpu} s of CPU time for 300 VMs");
+    Ok(())
+}
+
+/// VMs that are closed and made anew while they are profiled.
+fn come_and_go(runtime: Runtime, mode: Mode) -> Result<()> {
+    let workload = Workload::read("threads")?;
+    let mut command = runtime.command(mode)?;
+    let target = Target::start(command.args(["--threads", "4", "--vms", "40", "--renew", "50"]).arg(&workload.script))?;
+    let case = Case { workload: &workload, runtime, mode };
+    let graph = case.graph()?;
+    check(
+        &stacks(target.pid(), 3, &LINES)?,
+        // Either a step, or the script in a new VM.
+        &Truth {
+            root: Root::Thread,
+            entry: "... &run_thread ... &lua_pcall",
+            start: vec![workload.first(), MAIN],
             ..case.truth(&graph)?
         },
     )
