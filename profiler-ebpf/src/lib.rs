@@ -64,7 +64,8 @@ pub mod entry {
     /// A thread (coroutine) that is active on the native stack; the entries up to the next one are its.
     ///
     /// `words`: `lua_State`, `global_State`, `cframe` as stored, frame base used, `stack`; `slot`: where the base is
-    /// from ([`super::base`]); `numbers[0]`: `top`, as a slot number.
+    /// from ([`super::base`]); `numbers`: `top`, as a slot number, and the halves of the interpreter's PC if that is not in
+    /// its register, or 0.
     pub const ACTIVATION: u8 = 1;
     /// A C frame of that thread, innermost first. `words`: address, `prev` as stored, `L`, `PC`; `numbers`: `nres`,
     /// `errf`.
@@ -89,7 +90,7 @@ pub mod base {
     /// The frame of the caller while the interpreter is between a call or return and its new frame, or between a frame and
     /// the C code that it returns to.
     pub const CALLER: u32 = 3;
-    /// BASE as the interpreter saved it, in a register or in `L->base`, to call a C helper.
+    /// BASE as the interpreter saved it, in a register or in `L->base`, to call a C helper; or as that pushed the register.
     pub const SAVED: u32 = 4;
     /// `L->base` while the interpreter runs and no register fits: innermost frames may be missing.
     pub const STALE: u32 = 5;

@@ -119,6 +119,8 @@ struct Walk {
     found: u32,
     /// Activations found.
     activations: u32,
+    /// The interpreter's PC, when another register's place on the native stack says it, or 0.
+    pc: u64,
     /// What the innermost activation's base was taken from ([`base`]).
     source: u32,
     innermost: u32,
@@ -362,6 +364,7 @@ fn start(context: &PerfEventContext, area: &mut Scratch, process: &Process, id: 
     walk.walks = 0;
     walk.found = 0;
     walk.activations = 0;
+    walk.pc = 0;
     walk.source = base::STATE;
     walk.innermost = 1;
     header.kind = record::SAMPLE;
@@ -660,6 +663,9 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
             } else if frame_fits(layout, r.bp, stack, maxstack, r.bx) {
                 walk.base = r.bp;
                 source = base::SAVED;
+            } else if !in_asm && !on_stack && pushed(maxstack) != 0 {
+                // It has found the base itself.
+                source = base::SAVED;
             } else if in_asm && frame_fits(layout, stored, stack, maxstack, r.bx) {
                 // BASE has just been stored to call a C helper, and its register is used for an argument.
                 source = base::SAVED;
@@ -734,14 +740,55 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
         }
         walk.activations += 1;
         walk.phase = phase::CFRAME;
+        let pc = walk.pc;
+        walk.pc = 0;
         let entry = next_entry(&mut walk.found, body);
         *entry = Entry {
             kind: entry::ACTIVATION,
             slot: source,
             words: [l, g, raw, walk.base, stack],
-            numbers: [(top.wrapping_sub(stack) >> 3) as u32, 0, 0, 0],
+            numbers: [(top.wrapping_sub(stack) >> 3) as u32, pc as u32, (pc >> 32) as u32, 0],
             ..Entry::default()
         };
+    }
+}
+
+/// Finds BASE and PC while the assembly calls a function of the C library, such as `pow`. It keeps both in registers that the
+/// callee saves, which compilers have a function push right below its return address. A global function, as [`turn`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pushed(maxstack: u64) -> u32 {
+    /// A function pushes six registers at most.
+    const MOST: usize = 6;
+    let Some(Scratch { walk, header, .. }) = scratch() else { return 0 };
+    let layout = &walk.process.layout;
+    let r = &header.registers;
+    let lowest = walk.x.wrapping_sub((MOST as u64 + 1) * 8);
+    // SAFETY: the buffer holds more words; other reads give 0 when they fail.
+    unsafe {
+        if !read_user(walk.words.as_mut_ptr().cast(), (MOST as u32 + 1) * 8, lowest) {
+            return 0;
+        }
+        if walk.words[MOST].wrapping_sub(walk.process.asm_start) >= walk.process.asm_end - walk.process.asm_start {
+            return 0;
+        }
+        for first in 0..MOST + 1 {
+            // What is below the stack pointer is of other calls.
+            let base = if first == MOST { r.bp } else { walk.words[first] };
+            if first < MOST && lowest + first as u64 * 8 < r.sp || !on_lua_stack(layout, base, walk.stack, maxstack) {
+                continue;
+            }
+            for second in 0..MOST + 1 {
+                let pc = if second == MOST { r.bx } else { walk.words[second] };
+                let dead = second < MOST && lowest + second as u64 * 8 < r.sp;
+                if !dead && frame_fits(layout, base, walk.stack, maxstack, pc) {
+                    walk.base = base;
+                    walk.pc = pc;
+                    return 1;
+                }
+            }
+        }
+        0
     }
 }
 

@@ -155,8 +155,9 @@ impl Activation {
 }
 
 /// Takes the probe's walk apart: one activation after the other, innermost first. `cut` is the number of entries before
-/// the place where entries are missing; `pc` is the interpreter's PC register.
-pub fn activations(entries: &[Entry], cut: Option<usize>, pc: u64) -> Vec<Activation> {
+/// the place where entries are missing; `pc` is the interpreter's PC register, which an
+/// activation may say that C code has saved.
+pub fn activations(entries: &[Entry], cut: Option<usize>, mut pc: u64) -> Vec<Activation> {
     let mut activations: Vec<Activation> = Vec::new();
     let mut raw: Vec<Raw> = Vec::new();
     let mut number = 0u16;
@@ -171,6 +172,10 @@ pub fn activations(entries: &[Entry], cut: Option<usize>, pc: u64) -> Vec<Activa
             }
             let [thread, global, _, base, stack] = entry.words;
             let source = source(entry.slot);
+            let saved = u64::from(entry.numbers[2]) << 32 | u64::from(entry.numbers[1]);
+            if saved != 0 {
+                pc = saved;
+            }
             activations.push(Activation {
                 thread,
                 global,
