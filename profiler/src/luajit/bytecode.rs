@@ -74,6 +74,7 @@ pub mod op {
     pub const RET: u8 = 74;
     pub const RET1: u8 = 76;
     pub const FORI: u8 = 77;
+    pub const JMP: u8 = 88;
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Nothing here knows how a sample was taken or what becomes of it: all reads go through [`memory::Memory`].
 
 pub mod arch;
+mod branch;
 pub mod bytecode;
 pub mod copies;
 pub mod definition;

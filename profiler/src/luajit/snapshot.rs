@@ -108,7 +108,10 @@ impl Trace {
         let (entries, behind) = self.snapshot_words(position.snapshot).ok_or(FramesError::NoSnapshot)?;
         let bottom = layout.model.frame_slots();
         let decoder = Decoder { trace: self, memory, layout, entries, behind, bottom, base, leaving: position.leaving };
-        let (pc, leaf) = decoder.leaf().ok_or(FramesError::NoSnapshot)?;
+        let (mut pc, leaf) = decoder.leaf().ok_or(FramesError::NoSnapshot)?;
+        if !position.exit && !position.leaving {
+            pc = self.snapshots()[position.snapshot].way.unwrap_or(pc);
+        }
         decoder.frames(pc, leaf)
     }
 }

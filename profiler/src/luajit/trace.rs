@@ -26,6 +26,7 @@
 use std::ops::Range;
 
 use super::arch::Model;
+use super::branch::{self, Point};
 use super::exit_stub::{ExitStubs, Guards};
 use super::layout::{self, Layout};
 use super::memory::Memory;
@@ -60,6 +61,8 @@ const MAX_SNAPSHOTS: u16 = 1024;
 const MAX_SNAPSHOT_WORDS: u32 = 511;
 /// Instructions of one prototype (`BCMAX_D` limits jumps, this is generous).
 const MAX_BYTECODE: u32 = 1 << 26;
+/// Bytes of the bytecode of one prototype that are looked through for where a trace goes.
+const MAX_READ: usize = 64 << 10;
 /// Prototypes remembered for one trace, its parents' included.
 const MAX_PROTOTYPES: usize = 512;
 
@@ -243,6 +246,10 @@ pub struct Snapshot {
     pub(super) map_offset: u32,
     /// Number of entries; the words after them hold the PC.
     pub(super) entries: u8,
+    /// Its first IR instruction.
+    reference: u16,
+    /// Address of the bytecode where the trace goes on, when that is not what the snapshot holds ([`branch`]).
+    pub(super) way: Option<u64>,
 }
 
 /// A prototype whose functions a trace may run.
@@ -335,6 +342,8 @@ pub struct Position {
     /// The address is in the jump to another trace at the end of this one: the frames of the snapshot have been written
     /// to the Lua stack and `jit_base` is the innermost of them already.
     pub leaving: bool,
+    /// The exit of the snapshot is being taken.
+    pub exit: bool,
 }
 
 impl Trace {
@@ -396,6 +405,9 @@ impl Trace {
             exit_stubs: guards.stubs.clone(),
         };
         trace.read_functions(memory, layout, parent);
+        let first = header.ir.wrapping_add(u64::from(REF_BIAS) * IR_SIZE as u64);
+        let instructions = part(first, (header.nins as usize - usize::from(REF_BIAS)) * IR_SIZE)?;
+        trace.find_ways(memory, instructions.as_chunks().0);
         Some(trace)
     }
 
@@ -437,6 +449,45 @@ impl Trace {
         }
         self.functions = functions.into();
         self.prototypes = prototypes.into();
+    }
+
+    /// Finds out where the trace goes on behind comparisons, given its IR instructions without the constants.
+    fn find_ways(&mut self, memory: &(impl Memory + ?Sized), instructions: &[[u8; IR_SIZE]]) {
+        let ends = self.snapshots.iter().skip(1).map(|snapshot| usize::from(snapshot.reference)).chain([usize::MAX]);
+        let points: Vec<Point> = (self.snapshots.iter().zip(ends).enumerate())
+            .map(|(number, (snapshot, end))| {
+                let start = usize::from(snapshot.reference).saturating_sub(REF_BIAS.into());
+                let end = end.saturating_sub(REF_BIAS.into()).min(instructions.len());
+                let compares = instructions.get(start..end).is_some_and(branch::compares);
+                Point { pc: self.pc_of(number).unwrap_or_default(), compares }
+            })
+            .collect();
+        let mut read: Option<(PrototypeCode, Vec<u32>)> = None;
+        for (number, point) in points.iter().enumerate().filter(|(_, point)| point.compares) {
+            let Some(of) = self.prototype_of(point.pc) else { continue };
+            if read.as_ref().is_none_or(|(before, _)| *before != of) {
+                let length = usize::try_from(of.end - of.start).unwrap_or(usize::MAX);
+                let bytes = if length <= MAX_READ { memory.bytes(of.start, length).ok() } else { None };
+                let words =
+                    bytes.map(|bytes| bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect());
+                read = words.map(|words| (of, words));
+            }
+            if let Some((_, code)) = &read {
+                self.snapshots[number].way = branch::way(&points, number, of.start, code);
+            }
+        }
+    }
+
+    /// The address of the bytecode that a snapshot holds.
+    fn pc_of(&self, snapshot: usize) -> Option<u64> {
+        let (_, behind) = self.snapshot_words(snapshot)?;
+        match self.model {
+            Model::Gc64 => {
+                let [low, high] = *behind.first_chunk()?;
+                Some((u64::from(high) << 32 | u64::from(low)) >> 8)
+            }
+            Model::Gc32 => Some(u64::from(*behind.first()?)),
+        }
     }
 
     /// Bytes of memory that this copy takes.
@@ -515,16 +566,16 @@ impl Trace {
         // At least one: the first snapshot's offset is 0.
         let after = self.snapshots.partition_point(|snapshot| snapshot.offset <= offset);
         if self.moved_base_from.is_some_and(|from| offset >= from) {
-            return Some(Position { snapshot: self.snapshots.len() - 1, leaving: true });
+            return Some(Position { snapshot: self.snapshots.len() - 1, leaving: true, exit: false });
         }
-        Some(Position { snapshot: after.checked_sub(1)?, leaving: false })
+        Some(Position { snapshot: after.checked_sub(1)?, leaving: false, exit: false })
     }
 
     /// The place whose exit is being taken, when `pc` is in an exit stub that this trace leaves through. `stack_byte` reads the
     /// native stack at an offset from SP.
     pub fn exit_at(&self, pc: u64, stack_byte: impl Fn(u64) -> Option<u8>) -> Option<Position> {
         let snapshot = usize::from(self.exit_stubs.exit_at(pc, stack_byte)?);
-        (snapshot < self.snapshots.len()).then_some(Position { snapshot, leaving: false })
+        (snapshot < self.snapshots.len()).then_some(Position { snapshot, leaving: false, exit: true })
     }
 
     /// The entries of a snapshot, and the words behind them.
@@ -598,7 +649,8 @@ fn read_snapshot(fields: &Fields<'_>, layout: &Layout, map_length: usize) -> Opt
     };
     let pc_words = layout.model.reference_size() as usize / 4;
     let end = (map_offset as usize).checked_add(usize::from(entries))?.checked_add(pc_words)?;
-    (end <= map_length).then_some(Snapshot { offset, map_offset, entries })
+    let reference = fields.u16(at.r#ref)?;
+    (end <= map_length).then_some(Snapshot { offset, map_offset, entries, reference, way: None })
 }
 
 /// Offset of the last instructions of a trace that moves `jit_base` before it jumps to another: `mov [r14+jit_base], rdx`, or

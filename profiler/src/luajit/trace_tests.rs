@@ -205,7 +205,7 @@ fn a_lua_stack_of_another_function_is_noticed() {
         let frames = trace.frames(&fixture.memory, &fixture.layout, position, &base);
         assert!(matches!(frames, Err(FramesError::Mismatch { slot: 2, .. })), "{frames:?}");
     }
-    let none = Position { snapshot: 99, leaving: false };
+    let none = Position { snapshot: 99, leaving: false, exit: false };
     let frames = trace.frames(&fixture.memory, &fixture.layout, none, &fixture.base());
     assert_eq!(frames, Err(FramesError::NoSnapshot));
 }

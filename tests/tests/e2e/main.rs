@@ -7,6 +7,7 @@ mod capture;
 mod cli;
 mod hostile;
 mod hosts;
+mod lines;
 mod names;
 mod nginx;
 mod truth;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let rooms = [
         truth::tests(),
+        lines::tests(),
         names::tests(),
         nginx::tests(),
         hosts::tests(),
