@@ -151,16 +151,6 @@ impl Finished {
         count.with_context(|| format!("it does not say how many samples it lost:\n{}", self.stderr))
     }
 
-    /// The CPU time that it used itself, in seconds, as it says.
-    ///
-    /// # Errors
-    /// When it does not say.
-    pub fn own_cpu(&self) -> Result<f64> {
-        let before = self.stderr.split(" s of own CPU time").next().unwrap_or_default();
-        let seconds = before.rsplit(' ').next().and_then(|seconds| seconds.parse().ok());
-        seconds.with_context(|| format!("it does not say how much CPU time it used:\n{}", self.stderr))
-    }
-
     /// The folded stacks on standard output.
     ///
     /// # Errors
