@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::probe::Probe;
@@ -19,6 +20,9 @@ use crate::targets::Targets;
 pub struct Options {
     /// The processes to profile, with all their threads and the children that they start while we watch.
     pub pids: Vec<u32>,
+    /// A process of ours that has stopped itself and will run another program when it is continued, as it is once sampling has
+    /// begun: so that program is profiled from its first instruction.
+    pub launched: Option<u32>,
     /// How long to sample; `None` is until stopped or until the last target has exited.
     pub duration: Option<Duration>,
     /// Samples per second and CPU.
@@ -80,6 +84,9 @@ pub fn record(
     for pid in &options.pids {
         targets.add(*pid)?;
     }
+    if let Some(pid) = options.launched {
+        targets.add_launched(pid)?;
+    }
     if world.is_full() {
         bail!("the memory that was searched for LuaJIT is more than a capture can hold; leave out --with-memory");
     }
@@ -93,8 +100,11 @@ pub fn record(
     })?;
     targets.watch_all(&mut probe)?;
     probe.start(options.event, options.frequency)?;
+    if let Some(pid) = options.launched.and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+        kill_process(pid, Signal::CONT).context("the program could not be started")?;
+    }
     targets.profile.meta = Meta {
-        processes: targets.named.clone(),
+        processes: Vec::new(),
         lua: options.lua,
         frequency: options.frequency,
         event: probe.event.to_owned(),
@@ -126,6 +136,7 @@ pub fn record(
     let counters = &mut targets.profile.counters;
     counters.lost = probe.counters().samples.saturating_sub(counters.samples);
     targets.profile.counters.own_cpu = own_cpu() - cpu;
+    targets.profile.meta.processes = targets.named;
     Ok(targets.profile)
 }
 

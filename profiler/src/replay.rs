@@ -46,6 +46,9 @@ impl Player {
         for pid in &recording.pids {
             targets.add(*pid)?;
         }
+        if let Some(pid) = recording.launched {
+            targets.add_launched(pid)?;
+        }
         Ok(Player { targets, replayed, recording, aligned: Vec::new() })
     }
 

@@ -21,8 +21,8 @@ use crate::stack::weave::weave;
 use crate::target::children::{children, is_nginx_master};
 use crate::target::world::World;
 
-/// A process that had no LuaJIT is searched again after this time, then after twice the time, and so on.
-const SEARCH_AGAIN: Duration = Duration::from_millis(100);
+/// A process that had no LuaJIT is searched with its next sample, again after this time, then after twice the time, and so on.
+const SEARCH_AGAIN: Duration = Duration::from_millis(10);
 /// How often to look whether processes still run.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often the mappings of a process are read again: a library may take the place of another one.
@@ -127,6 +127,17 @@ impl Targets {
         }
     }
 
+    /// Adds a process that is about to run another program: what it holds is looked for then.
+    ///
+    /// # Errors
+    /// When it does not exist or may not be read.
+    pub fn add_launched(&mut self, pid: u32) -> anyhow::Result<()> {
+        let view = View::open(&self.world, pid, &self.images)?;
+        self.named.push((pid, view.process.comm().to_owned()));
+        self.targets.insert(pid, Target::new(view, watch::FOLLOW));
+        Ok(())
+    }
+
     /// Finds the LuaJIT of a process, when one is looked for.
     fn search(&self, mut view: View) -> anyhow::Result<View> {
         if !self.lua {
@@ -193,6 +204,9 @@ impl Targets {
             Ok(Record::Exec { tgid }) => {
                 let target = self.targets.get_mut(&tgid)?;
                 let view = View::open(&self.world, tgid, &self.images).ok()?;
+                for (_, name) in self.named.iter_mut().filter(|(pid, _)| *pid == tgid) {
+                    view.process.comm().clone_into(name);
+                }
                 *target = Target::new(view, target.flags & !watch::QUIET);
                 return Some(tgid);
             }
@@ -298,11 +312,11 @@ impl Target {
     /// Searches for a VM that a program may have made since the last time. Whether there is one now.
     fn search_again(&mut self, layouts: &[Arc<Layout>]) -> bool {
         let now = self.view.process.now();
-        let (when, wait) = *self.search.get_or_insert((now + SEARCH_AGAIN, SEARCH_AGAIN));
+        let (when, wait) = *self.search.get_or_insert((now, SEARCH_AGAIN));
         if now < when {
             return false;
         }
-        self.search = Some((now + wait * 2, wait * 2));
+        self.search = Some((now + wait, wait * 2));
         self.view.discover(layouts).is_ok() && self.view.lua.is_some()
     }
 }

@@ -73,6 +73,9 @@ pub struct Recording {
     pub records: u32,
     /// The processes that the user named.
     pub pids: Vec<u32>,
+    /// A process that was started to be recorded.
+    #[serde(default)]
+    pub launched: Option<u32>,
     /// LuaJIT was looked for.
     pub lua: bool,
     /// Kernel stacks were recorded.
@@ -94,6 +97,7 @@ impl Recording {
             luaflame: env!("CARGO_PKG_VERSION").to_owned(),
             records: LAYOUT,
             pids: options.pids.clone(),
+            launched: options.launched,
             lua: options.lua,
             kernel: options.kernel,
             frequency: options.frequency,

@@ -279,6 +279,7 @@ mod tests {
             luaflame: "0.1.0".to_owned(),
             records: 1,
             pids: vec![7],
+            launched: None,
             lua: true,
             kernel: true,
             frequency: 99,

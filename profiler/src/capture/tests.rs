@@ -88,6 +88,7 @@ fn recording() -> Recording {
         luaflame: "0".to_owned(),
         records: LAYOUT,
         pids: vec![7],
+        launched: None,
         lua: true,
         kernel: true,
         frequency: 99,

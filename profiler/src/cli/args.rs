@@ -1,6 +1,7 @@
 //! The command line, and what it means as plain options.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
@@ -29,6 +30,7 @@ Examples:
   sudo luaflame -p 1234 -t 1m --lua-only          Lua functions only, to luaflame-1234.svg
   sudo luaflame -p 1234 -t 10 -o stacks.folded    folded stacks, for other tools
   sudo luaflame -p 1234 -t 10 -o x.luaflame       keep the samples, to draw them later
+  sudo luaflame record -o a.svg -- luajit a.lua   a program from its first instruction to its end
   luaflame report x.luaflame --lua-only           draw them, anywhere, without privileges, as often as you like
   sudo luaflame doctor -p 1234                    what can be seen of a process, and what is missing
 
@@ -38,6 +40,7 @@ Exit codes:
   0  the profile was written
   1  an error, or no samples, or with --strict too much that is unresolved
   2  the command line is wrong
+  that of the program, when luaflame has started one and written its profile
   130, 143  given up on a second SIGINT or SIGTERM
 ";
 
@@ -78,8 +81,21 @@ enum Command {
 struct RecordArgs {
     /// Process to profile, with all its threads and the children that it starts; of an nginx master, its workers. Can be
     /// given several times, or as a list with commas
-    #[arg(short, long = "pid", value_name = "PID", required = true, value_delimiter = ',', value_parser = pid())]
+    #[arg(
+        short,
+        long = "pid",
+        value_name = "PID",
+        required_unless_present = "program",
+        conflicts_with = "program",
+        value_delimiter = ',',
+        value_parser = pid()
+    )]
     pids: Vec<u32>,
+
+    /// Program to start, behind --, with its arguments: it is profiled from its first instruction to its end, with its
+    /// children, and luaflame ends with its exit code
+    #[arg(last = true, value_name = "PROGRAM")]
+    program: Vec<OsString>,
 
     /// How long to sample: seconds, or a number with ms, s, m or h. Without it, until Ctrl-C or until the processes end
     #[arg(
@@ -281,8 +297,10 @@ pub struct Plan {
 /// Where samples are from.
 #[derive(Debug)]
 pub enum Source {
-    /// Running processes.
+    /// Processes.
     Processes {
+        /// A program to start first, with its arguments; without one, none.
+        program: Vec<OsString>,
         /// What to record.
         options: record::Options,
         /// Where to write a capture, too.
@@ -322,7 +340,13 @@ impl Args {
 
 impl RecordArgs {
     fn plan(self) -> Result<Plan, clap::Error> {
-        let stem = format!("luaflame-{}", self.pids[0]);
+        let stem = match (self.pids.first(), self.program.first()) {
+            (Some(pid), _) => format!("luaflame-{pid}"),
+            (None, Some(program)) => {
+                format!("luaflame-{}", Path::new(program).file_name().unwrap_or_default().to_string_lossy())
+            }
+            (None, None) => "luaflame".to_owned(),
+        };
         let mut pids = Vec::new();
         for pid in self.pids {
             if !pids.contains(&pid) {
@@ -336,6 +360,7 @@ impl RecordArgs {
         };
         let options = record::Options {
             pids,
+            launched: None,
             duration: self.time,
             frequency: self.frequency,
             event,
@@ -343,7 +368,8 @@ impl RecordArgs {
             kernel: !self.drawing.no_kernel && (self.drawing.kernel() || self.drawing.writes_capture()),
             lua: !self.no_lua,
         };
-        self.drawing.plan(Source::Processes { options, with_memory: self.with_memory }, stem)
+        let source = Source::Processes { program: self.program, options, with_memory: self.with_memory };
+        self.drawing.plan(source, stem)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod args;
 mod doctor;
+mod launch;
 mod progress;
 mod signals;
 mod summary;
@@ -26,6 +27,7 @@ use luaflame::target::world::World;
 
 pub use args::Args;
 use args::{Destination, Plan, Source, Work};
+use launch::Launched;
 use progress::ProgressLine;
 use signals::Interrupt;
 
@@ -66,24 +68,36 @@ fn profile(plan: &Plan) -> anyhow::Result<ExitCode> {
     };
     let outputs = plan.outputs.iter().map(open).collect::<Result<Vec<Output>, OutputError>>()?;
     match &plan.source {
-        Source::Processes { options, with_memory: None } => {
+        Source::Processes { program, options, with_memory } => {
+            let capture = with_memory.as_ref().map(|path| Output::at(path)).transpose()?.map(Output::secret);
             requirements::check()?;
             let interrupt = Interrupt::install().context(NO_INTERRUPT)?;
-            let profile = sample(options, &live(), &interrupt)?;
-            write_all(plan, &profile, &Recording::of(options, &profile), outputs, &interrupt)
-        }
-        Source::Processes { options, with_memory: Some(path) } => {
-            let capture = Output::at(path)?.secret();
-            requirements::check()?;
-            let interrupt = Interrupt::install().context(NO_INTERRUPT)?;
-            let recorder = Recorder::new(live());
-            let world: Arc<dyn World> = Arc::new(recorder.clone());
+            let mut launched = if program.is_empty() { None } else { Some(Launched::start(program)?) };
+            let options = &record::Options { launched: launched.as_ref().map(Launched::pid), ..options.clone() };
+            let recorder = capture.is_some().then(|| Recorder::new(live()));
+            let world: Arc<dyn World> = match &recorder {
+                Some(recorder) => Arc::new(recorder.clone()),
+                None => live(),
+            };
             let profile = sample(options, &world, &interrupt)?;
             let recording = Recording::of(options, &profile);
-            let code = write_all(plan, &profile, &recording, outputs, &interrupt)?;
-            let bytes = recorder.finish(&recording).context("the kernel's symbols cannot be read")?;
-            let file = write(capture, &bytes, &interrupt)?;
-            say(&summary::capture(&file, bytes.len(), world.is_full()));
+            let written = write_all(plan, &profile, &recording, outputs, &interrupt);
+            let ended =
+                launched.as_mut().map(Launched::wait).transpose().context("how the program ended is not known")?;
+            let failed = ended.filter(|code| *code != ExitCode::SUCCESS);
+            let code = match (written, failed) {
+                (Ok(ExitCode::SUCCESS), failed) => failed.unwrap_or(ExitCode::SUCCESS),
+                (Err(error), Some(failed)) => {
+                    say(&format!("error: {error:#}"));
+                    return Ok(failed);
+                }
+                (written, _) => written?,
+            };
+            if let (Some(recorder), Some(capture)) = (recorder, capture) {
+                let bytes = recorder.finish(&recording).context("the kernel's symbols cannot be read")?;
+                let file = write(capture, &bytes, &interrupt)?;
+                say(&summary::capture(&file, bytes.len(), world.is_full()));
+            }
             Ok(code)
         }
         Source::Capture(path) => {

@@ -34,6 +34,7 @@ pub fn tests() -> Vec<(String, Test)> {
         test("cli::usage_errors_exit_with_2", usage_errors_exit_with_2),
         test("cli::no_such_process", no_such_process),
         test("cli::doctor", doctor),
+        test("cli::program_from_its_start", program_from_its_start),
         test("cli::unwritable_output_is_found_before_sampling", unwritable_output),
         test("cli::no_luajit", no_luajit),
         test("cli::no_lua", no_lua),
@@ -229,6 +230,28 @@ fn no_such_process() -> Result<()> {
     let pid = gone.id().to_string();
     gone.end();
     run(&["-p", &pid, "-t", "1"])?.failure(1, &[&pid])?;
+    Ok(())
+}
+
+/// A program that luaflame starts, through a shell, is profiled to its end, and its exit code is passed on.
+fn program_from_its_start() -> Result<()> {
+    let mut command = Runtime::CommandLine.command(Mode::Jit)?;
+    command.arg(script("briefly.lua")).arg("1");
+    let words: Vec<&str> =
+        [command.get_program()].into_iter().chain(command.get_args()).filter_map(|word| word.to_str()).collect();
+    let shell = ["sh", "-c", "\"$@\"; exit 7", "sh"];
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("x.folded");
+    let record = ["record", "-F", FREQUENCY, "-o", file.to_str().context("UTF-8")?, "--"];
+    let finished = run(&[&record[..], &shell, &words].concat())?.failure(7, &["0 lost"])?;
+    ensure!(finished.stdout == b"ready\n", "the program's output is not its own");
+    let stacks = parse(&fs::read_to_string(&file)?)?;
+    let samples: u64 = stacks.iter().map(|stack| stack.count).sum();
+    let of_lua = stacks.iter().filter(|stack| stack.frames.iter().any(|frame| frame.lua().is_some()));
+    let in_lua: u64 = of_lua.map(|stack| stack.count).sum();
+    // Before there is a VM the libraries are loaded and the library's tables are made.
+    ensure!(samples > 100 && in_lua * 10 > samples * 8, "{in_lua} of {samples} samples are in Lua");
+    run(&["record", "-o", "x.svg", "--", "no-such-program"])?.failure(127, &["no-such-program", "not found"])?;
     Ok(())
 }
 
