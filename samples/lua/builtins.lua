@@ -33,7 +33,7 @@ end
 local text = ("some words to be replaced by themselves "):rep(5)
 
 local function replace_words()
-    local replaced = string.gsub(text, "%a+", replacement) --> replacement through string.gsub ...
+    local replaced = string.gsub(text, "%a+", replacement) --> replacement through string.gsub, replacement through string.gsub ...
     return replaced
 end
 

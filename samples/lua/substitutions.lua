@@ -19,7 +19,7 @@ local function slowly(word)
 end
 
 local function nested(word)
-    return (string.gsub(word, "[aeiou]", slowly)) --> slowly through string.gsub ...
+    return (string.gsub(word, "[aeiou]", slowly)) --> slowly through string.gsub, slowly through string.gsub ...
 end
 
 local function failing(word)
@@ -35,17 +35,17 @@ end
 local words = setmetatable({}, { __index = on_index })
 
 local function replace_quickly()
-    local replaced = text:gsub("%a+", same) --> same through string.gsub ...
+    local replaced = text:gsub("%a+", same) --> same through string.gsub, same through string.gsub ...
     return replaced
 end
 
 local function replace_slowly()
-    local replaced = text:gsub("%a+", slowly) --> slowly through string.gsub ...
+    local replaced = text:gsub("%a+", slowly) --> slowly through string.gsub, slowly through string.gsub ...
     return replaced
 end
 
 local function replace_in_replacement()
-    local replaced = text:gsub("%a+", nested) --> nested through string.gsub ...
+    local replaced = text:gsub("%a+", nested) --> nested through string.gsub, nested through string.gsub ...
     return replaced
 end
 
@@ -55,7 +55,7 @@ local function replace_by_table()
 end
 
 local function fail_in_replacement()
-    local ok = pcall(string.gsub, text, "%a+", failing) --> failing through pcall string.gsub ...
+    local ok = pcall(string.gsub, text, "%a+", failing) --> failing through pcall string.gsub, failing through pcall string.gsub ...
     return ok
 end
 
