@@ -62,7 +62,13 @@ fn usage_errors_exit_with_2() {
 fn an_unknown_format_names_the_choices() {
     for name in ["flame.png", "flame", "-", "/dev/null"] {
         let text = refusal(2, &["-p", "7", "-o", name]);
-        for part in [name, ".svg", ".folded", "-f svg", "-f folded"] {
+        for part in [
+            name,
+            ".svg (-f svg)",
+            ".folded or .collapsed (-f folded)",
+            ".pb.gz or .pprof (-f pprof)",
+            ".speedscope.json (-f speedscope)",
+        ] {
             assert!(text.contains(part), "{part} is not in: {text}");
         }
     }

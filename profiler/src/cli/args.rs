@@ -156,12 +156,11 @@ struct DrawingArgs {
     #[arg(short, long = "output", value_name = "FILE")]
     outputs: Vec<PathBuf>,
 
-    /// Format to write. Without it, by the name of the file: .svg, or .folded, .collapsed, .txt for folded stacks, .luaflame for
-    /// a capture
+    /// Format to write. Without it, by the extension of the file's name, which is given for each
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<FormatArg>,
 
-    /// Heading of the flame graph
+    /// Heading of the flame graph, the summary or the profile
     #[arg(long)]
     title: Option<String>,
 
@@ -214,6 +213,10 @@ struct DrawingArgs {
     #[arg(long, value_name = "HOW", default_value = "function")]
     lines: LinesArg,
 
+    /// How frames of folded stacks are written
+    #[arg(long, value_name = "SYNTAX", default_value = "luaflame")]
+    frames: FramesArg,
+
     /// Exit with 1 when more than a fifth of the frames could not be resolved
     #[arg(long)]
     strict: bool,
@@ -221,22 +224,66 @@ struct DrawingArgs {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum FormatArg {
-    /// A flame graph for a browser, to zoom and to search
+    /// A flame graph for a browser, to zoom and to search (.svg)
     Svg,
-    /// A line for each stack, for other tools
+    /// A flame graph upside down, with callers above what they call (.icicle.svg)
+    Icicle,
+    /// A line for each stack, for other tools (.folded, .collapsed)
     Folded,
-    /// All samples with what is known of them, for luaflame report
+    /// For pprof and the stores that take its format (.pb.gz, .pprof)
+    Pprof,
+    /// For speedscope, with the samples of each thread in the order of time (.speedscope.json)
+    Speedscope,
+    /// For the Firefox Profiler, with the samples of each thread where they were in time (.firefox.json)
+    Firefox,
+    /// A summary to read: functions by their own and total time, states, threads, what is missing (.txt)
+    Text,
+    /// All samples with what is known of them, for luaflame report (.luaflame)
     Luaflame,
+}
+
+impl FormatArg {
+    fn format(self) -> Format {
+        match self {
+            FormatArg::Svg => Format::Svg,
+            FormatArg::Icicle => Format::Icicle,
+            FormatArg::Folded => Format::Folded,
+            FormatArg::Pprof => Format::Pprof,
+            FormatArg::Speedscope => Format::Speedscope,
+            FormatArg::Firefox => Format::Firefox,
+            FormatArg::Text => Format::Text,
+            FormatArg::Luaflame => Format::Capture,
+        }
+    }
+}
+
+/// Every format with the extensions that ask for it.
+fn how_to_tell_the_format() -> String {
+    let mut names = Vec::new();
+    for argument in FormatArg::value_variants() {
+        let extensions: Vec<String> = argument.format().extensions().map(|extension| format!(".{extension}")).collect();
+        let name = argument.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        names.push(format!("{} (-f {name})", extensions.join(" or ")));
+    }
+    format!("use a name that ends in one of these, or the option beside it: {}", names.join(", "))
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LinesArg {
-    /// A function is one box, with the line of its definition
+    /// A function is one box, with the line of its definition; pprof and Firefox files have the line being run as well
     Function,
     /// Each line being run is a box
     Line,
     /// No lines: functions of one name in one file are one box
     None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FramesArg {
+    /// As name and place, with annotations that flame graph tools know
+    Luaflame,
+    /// As lj-lua-stacks of stapxx does: @FILE:LINE for a Lua function
+    Stapxx,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -282,9 +329,11 @@ pub struct Plan {
     pub source: Source,
     /// What of it to draw.
     pub view: View,
+    /// Folded stacks have frames as stapxx writes them.
+    pub stapxx: bool,
     /// What to write, and where: one or more.
     pub outputs: Vec<(Destination, Format)>,
-    /// Heading of the flame graph, when one is asked for.
+    /// Heading, when one is asked for.
     pub title: Option<String>,
     /// Its second line, when one is asked for.
     pub subtitle: Option<String>,
@@ -373,17 +422,24 @@ impl RecordArgs {
     }
 }
 
+impl Plan {
+    /// What is shown in a format: one that has a place for both lines of a function gets both.
+    pub fn view_for(&self, format: Format) -> View {
+        let lines = match self.view.lines {
+            Lines::Function | Lines::Line if format.has_both_lines() => Lines::Both,
+            lines => lines,
+        };
+        View { lines, ..self.view.clone() }
+    }
+}
+
 impl DrawingArgs {
     fn kernel(&self) -> bool {
         !self.no_kernel && !self.lua_only
     }
 
     fn asked(&self) -> Option<Format> {
-        self.format.map(|format| match format {
-            FormatArg::Svg => Format::Svg,
-            FormatArg::Folded => Format::Folded,
-            FormatArg::Luaflame => Format::Capture,
-        })
+        self.format.map(FormatArg::format)
     }
 
     fn writes_capture(&self) -> bool {
@@ -409,9 +465,9 @@ impl DrawingArgs {
         for path in &self.outputs {
             let Some(format) = asked.or_else(|| Format::of_path(path)) else {
                 return refuse(format!(
-                    "the name '{}' does not tell the format to write; use a name that ends in .svg (flame graph), in .folded, \
-                     .collapsed or .txt (folded stacks) or in .luaflame (capture), or add -f svg, -f folded or -f luaflame",
-                    path.display()
+                    "the name '{}' does not tell the format to write; {}",
+                    path.display(),
+                    how_to_tell_the_format()
                 ));
             };
             outputs.push((Destination::Path(path.clone()), format));
@@ -423,6 +479,12 @@ impl DrawingArgs {
         }
         if outputs.is_empty() {
             outputs.push((Destination::Unused(stem), asked.unwrap_or(Format::Svg)));
+        }
+        let stapxx = self.frames == FramesArg::Stapxx;
+        if stapxx && outputs.iter().all(|(_, format)| *format != Format::Folded) {
+            return refuse(
+                "--frames stapxx is for folded stacks; use a name that ends in .folded, or add -f folded".to_owned(),
+            );
         }
         let view = View {
             lua_only: self.lua_only,
@@ -436,7 +498,7 @@ impl DrawingArgs {
             reverse: self.reverse,
         };
         let Self { title, subtitle, min_percent, strict, .. } = self;
-        Ok(Plan { view, source, outputs, title, subtitle, min_percent, strict })
+        Ok(Plan { view, stapxx, source, outputs, title, subtitle, min_percent, strict })
     }
 }
 
@@ -538,12 +600,35 @@ mod tests {
 
     #[test]
     fn the_format_is_told_by_the_option_before_the_name() {
-        let format = |arguments: &[&str]| plan(arguments).unwrap().outputs[0].1;
-        assert_eq!(format(&["-p7", "-o", "a.folded"]), Format::Folded);
-        assert_eq!(format(&["-p7", "-o", "a.svg", "-f", "folded"]), Format::Folded);
-        assert_eq!(format(&["-p7", "-o", "-", "-f", "svg"]), Format::Svg);
+        let format_of = |arguments: &[&str]| plan(arguments).unwrap().outputs[0].1;
+        assert_eq!(format_of(&["-p7", "-o", "a.folded"]), Format::Folded);
+        assert_eq!(format_of(&["-p7", "-o", "a.svg", "-f", "folded"]), Format::Folded);
+        assert_eq!(format_of(&["-p7", "-o", "-", "-f", "svg"]), Format::Svg);
+        for argument in FormatArg::value_variants() {
+            let extensions: Vec<_> = argument.format().extensions().collect();
+            assert!(!extensions.is_empty(), "{argument:?} is the format of no file");
+            for extension in extensions {
+                assert_eq!(format_of(&["-p7", "-o", &format!("a.{extension}")]), argument.format(), "{extension}");
+            }
+        }
         let error = plan(&["-p7", "-o", "-"]).unwrap_err();
         assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn the_syntax_of_stapxx_is_for_folded_stacks() {
+        assert!(plan(&["-p7", "-o", "a.folded", "--frames", "stapxx"]).unwrap().stapxx);
+        assert!(!plan(&["-p7", "-o", "a.folded"]).unwrap().stapxx);
+        assert_eq!(plan(&["-p7", "-o", "a.svg", "--frames", "stapxx"]).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn formats_with_a_place_for_both_lines_get_both() {
+        let lines = |lines: &str, format| plan(&["-p7", "--lines", lines]).unwrap().view_for(format).lines;
+        assert_eq!(lines("function", Format::Pprof), Lines::Both);
+        assert_eq!(lines("line", Format::Firefox), Lines::Both);
+        assert_eq!(lines("none", Format::Pprof), Lines::None);
+        assert_eq!(lines("function", Format::Folded), Lines::Function);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use anyhow::{Context, bail};
 use luaflame::capture::{Capture, Recorder, Recording, profile_file, stored_profile};
 use luaflame::format::label::printable;
 use luaflame::format::output::{Output, OutputError};
-use luaflame::format::{Format, folded, svg};
+use luaflame::format::{Format, firefox, folded, pprof, speedscope, svg, text};
 use luaflame::probe::requirements;
 use luaflame::profile::Profile;
 use luaflame::record::{self, record};
@@ -138,8 +138,8 @@ fn write_all(
         let bytes = match format {
             // It has all that was recorded, to be drawn with any options.
             Format::Capture => profile_file(recording, recorded),
-            Format::Folded => written(|bytes| folded::write(&shown, plan.view.lines, bytes)),
-            Format::Svg => written(|bytes| svg::write(&shown, plan.view.lines, &drawing(plan), bytes)),
+            format if format.has_both_lines() => drawn(plan, *format, &plan.view_for(*format).of(recorded)),
+            format => drawn(plan, *format, &shown),
         };
         let bytes = bytes.context("the profile could not be drawn")?;
         match write(output, &bytes, interrupt) {
@@ -174,13 +174,31 @@ fn written(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<Vec
     Ok(bytes)
 }
 
-fn drawing(plan: &Plan) -> svg::Drawing<'_> {
-    let title = match &plan.title {
-        Some(title) => title,
-        None if plan.view.lua_only => "Lua-land on-CPU flame graph",
-        None => "On-CPU flame graph",
+/// What is shown of a profile in a format.
+fn drawn(plan: &Plan, format: Format, shown: &Profile) -> io::Result<Vec<u8>> {
+    let lines = plan.view_for(format).lines;
+    let title = plan.title.clone().unwrap_or_else(|| {
+        let of = if plan.view.lua_only { "Lua-land on-CPU" } else { "On-CPU" };
+        let what = if matches!(format, Format::Svg | Format::Icicle) { "flame graph" } else { "profile" };
+        format!("{of} {what}")
+    });
+    let drawing = |shape| svg::Drawing {
+        shape,
+        title: &title,
+        subtitle: plan.subtitle.as_deref(),
+        min_percent: plan.min_percent,
     };
-    svg::Drawing { title, subtitle: plan.subtitle.as_deref(), min_percent: plan.min_percent }
+    written(|bytes| match format {
+        Format::Svg => svg::write(shown, lines, &drawing(svg::Shape::Flame), bytes),
+        Format::Icicle => svg::write(shown, lines, &drawing(svg::Shape::Icicle), bytes),
+        Format::Folded if plan.stapxx => folded::write_stapxx(shown, lines, bytes),
+        Format::Folded => folded::write(shown, lines, bytes),
+        Format::Pprof => pprof::write(shown, lines, bytes),
+        Format::Speedscope => speedscope::write(shown, lines, &title, bytes),
+        Format::Firefox => firefox::write(shown, lines, &title, bytes),
+        Format::Text => text::write(shown, lines, &title, bytes),
+        Format::Capture => unreachable!("a capture is not drawn"),
+    })
 }
 
 /// Says something on standard error, fit for a terminal. That nobody may be reading there is no reason to stop.

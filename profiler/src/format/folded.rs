@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use crate::format::label::{annotation, label};
+use crate::format::stapxx::stapxx;
 use crate::profile::view::Lines;
 use crate::profile::{Frame, Profile};
 
@@ -61,6 +62,13 @@ impl Folded {
             format!("{} {count}", labels.join(";"))
         })
     }
+
+    fn write(&self, writer: &mut dyn Write) -> io::Result<()> {
+        for line in self.lines() {
+            writeln!(writer, "{line}")?;
+        }
+        Ok(())
+    }
 }
 
 /// Writes a profile as folded stacks, with the annotations by which other tools know the kinds of frames.
@@ -68,16 +76,21 @@ impl Folded {
 /// # Errors
 /// Those of `writer`.
 pub fn write(profile: &Profile, lines: Lines, writer: &mut dyn Write) -> io::Result<()> {
-    let folded = Folded::new(profile, |frame| label(frame, lines) + annotation(frame.kind));
-    for line in folded.lines() {
-        writeln!(writer, "{line}")?;
-    }
-    Ok(())
+    Folded::new(profile, |frame| label(frame, lines) + annotation(frame.kind)).write(writer)
+}
+
+/// Writes a profile as folded stacks, with frames as the SystemTap tools for LuaJIT write them.
+///
+/// # Errors
+/// Those of `writer`.
+pub fn write_stapxx(profile: &Profile, lines: Lines, writer: &mut dyn Write) -> io::Result<()> {
+    Folded::new(profile, |frame| stapxx(frame, lines)).write(writer)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::example::{self, golden};
     use crate::profile::FrameKind;
     use crate::profile::Origin;
 
@@ -95,6 +108,15 @@ mod tests {
         let mut bytes = Vec::new();
         write(&profile, Lines::Function, &mut bytes).unwrap();
         String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn the_example_is_what_it_was() {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        write(&example::profile(), Lines::Function, &mut ours).unwrap();
+        golden("example.folded", &ours);
+        write_stapxx(&example::profile(), Lines::Function, &mut theirs).unwrap();
+        golden("example.stapxx.folded", &theirs);
     }
 
     #[test]

@@ -9,9 +9,11 @@ use crate::profile::view::Lines;
 use crate::profile::{Frame, FrameKind};
 
 /// Most characters of a function's name before escaping. Demangled names of C++ templates are the longest.
-const NAME_LIMIT: usize = 240;
+pub(super) const NAME_LIMIT: usize = 240;
 /// Most characters of a file or chunk name before escaping. A chunk without a name of its own is named by its whole source text.
 const FILE_LIMIT: usize = 120;
+/// Most characters of a file name that stands by itself: longer than paths are.
+pub(super) const FILE_NAME_LIMIT: usize = 1024;
 /// What brackets the digest that stands for the middle of a shortened text.
 const ELLIPSIS: &str = "...";
 
@@ -64,7 +66,7 @@ pub fn printable(text: &str, limit: usize) -> String {
     printable
 }
 
-fn push_place(label: &mut String, file: Option<&str>, frame: &Frame, lines: Lines) {
+pub(super) fn push_place(label: &mut String, file: Option<&str>, frame: &Frame, lines: Lines) {
     use std::fmt::Write;
     match file {
         Some(file) => push(label, file, FILE_LIMIT),
@@ -72,8 +74,8 @@ fn push_place(label: &mut String, file: Option<&str>, frame: &Frame, lines: Line
     }
     // Writing to a string cannot fail.
     let _ = match (lines, frame.first_line, frame.line) {
-        (Lines::None, ..) | (Lines::Function, 0, _) => Ok(()),
-        (Lines::Function, first_line, _) => write!(label, ":{first_line}"),
+        (Lines::None, ..) | (Lines::Function | Lines::Both, 0, _) => Ok(()),
+        (Lines::Function | Lines::Both, first_line, _) => write!(label, ":{first_line}"),
         (Lines::Line, _, 0) => write!(label, ":?"),
         (Lines::Line, _, line) => write!(label, ":{line}"),
     };
@@ -116,7 +118,7 @@ fn push_escaped(label: &mut String, text: &str) {
 
 /// Removes what means something in folded stacks: the separator of frames, blanks at the ends, a leading comment sign, and
 /// at the end a number (which would be a second count) or an annotation that this is not.
-fn guard_ends(label: String) -> String {
+pub(super) fn guard_ends(label: String) -> String {
     let mut label = label.trim().replace(';', ":");
     if label.starts_with('#') {
         label.insert(0, '\\');

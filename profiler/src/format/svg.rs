@@ -7,7 +7,7 @@
 use std::io::{self, Write};
 
 use inferno::flamegraph::color::{BackgroundColor, Color, PaletteMap};
-use inferno::flamegraph::{self, TextTruncateDirection};
+use inferno::flamegraph::{self, Direction, TextTruncateDirection};
 
 use crate::format::folded::Folded;
 use crate::format::label::{annotation, label, printable};
@@ -36,9 +36,20 @@ const HEADING_LIMIT: usize = 160;
 /// Most boxes that are drawn: some 5 MB, which browsers still scroll.
 const BOX_LIMIT: usize = 50_000;
 
-/// What is above a flame graph, and how much of it is drawn.
+/// Which way stacks grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Up: callers are below what they call.
+    Flame,
+    /// Down: callers are above what they call.
+    Icicle,
+}
+
+/// What is above a flame graph, and how it is drawn.
 #[derive(Debug, Clone, Copy)]
 pub struct Drawing<'a> {
+    /// Which way its stacks grow.
+    pub shape: Shape,
     /// The heading.
     pub title: &'a str,
     /// What stands below it; without it, what is known about how the samples were taken.
@@ -67,6 +78,10 @@ pub fn write(profile: &Profile, lines: Lines, drawing: &Drawing<'_>, writer: &mu
     let mut options = flamegraph::Options::default();
     // A percentage; half a sample below the limit is on the safe side of rounding.
     options.min_width = (thinnest as f64 - 0.5) * 100.0 / total.max(1) as f64;
+    options.direction = match drawing.shape {
+        Shape::Flame => Direction::Straight,
+        Shape::Icicle => Direction::Inverted,
+    };
     options.title = printable(drawing.title, HEADING_LIMIT);
     let subtitle = drawing.subtitle.map_or_else(|| subtitle(profile, total, thinnest), str::to_owned);
     options.subtitle = Some(printable(&subtitle, HEADING_LIMIT));
@@ -169,6 +184,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+    use crate::format::example;
     use crate::profile::Frame;
     use crate::profile::Origin;
 
@@ -193,7 +209,7 @@ mod tests {
 
     fn drawn(profile: &Profile, title: &str) -> String {
         let mut bytes = Vec::new();
-        let drawing = Drawing { title, subtitle: None, min_percent: 0.0 };
+        let drawing = Drawing { shape: Shape::Flame, title, subtitle: None, min_percent: 0.0 };
         write(profile, Lines::Function, &drawing, &mut bytes).unwrap();
         String::from_utf8(bytes).unwrap()
     }
@@ -242,6 +258,33 @@ mod tests {
         }
         // Annotations are for colours, not for readers.
         assert!(boxes.iter().all(|(tooltip, _)| !tooltip.contains("_[")), "{boxes:?}");
+    }
+
+    #[test]
+    fn an_icicle_hangs_from_the_root_and_leaves_room_for_its_legend() {
+        let number = |node: roxmltree::Node, name| node.attribute(name).unwrap().parse::<u32>().unwrap();
+        for (shape, grows) in [(Shape::Flame, false), (Shape::Icicle, true)] {
+            let mut bytes = Vec::new();
+            let drawing = Drawing { shape, title: "", subtitle: None, min_percent: 0.0 };
+            write(&example::profile(), Lines::Function, &drawing, &mut bytes).unwrap();
+            let svg = String::from_utf8(bytes).unwrap();
+            let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+            let document = roxmltree::Document::parse_with_options(&svg, options).unwrap();
+            let height = number(document.root_element(), "height");
+            let place = |name: &str| {
+                let is_it = |node: &roxmltree::Node| {
+                    node.has_tag_name(("http://www.w3.org/2000/svg", "g"))
+                        && node.descendants().any(|inner| inner.text().is_some_and(|text| text.starts_with(name)))
+                };
+                let frames = document.descendants().find(|node| node.attribute("id") == Some("frames")).unwrap();
+                let group = frames.children().find(is_it).unwrap_or_else(|| panic!("{name} is not drawn"));
+                let rect = group.children().find(|node| node.tag_name().name() == "rect").unwrap();
+                (number(rect, "y"), number(rect, "height"))
+            };
+            let (caller, callee) = (place("main ("), place("libc.so.6+0x1234 ("));
+            assert_eq!(callee.0 > caller.0, grows, "{shape:?}");
+            assert!(caller.0.max(callee.0) + callee.1 <= height - 12, "{shape:?} is drawn over its legend");
+        }
     }
 
     #[test]
@@ -356,7 +399,7 @@ mod tests {
 
     #[test]
     fn an_empty_profile_is_an_error_and_not_a_picture() {
-        let drawing = Drawing { title: "", subtitle: None, min_percent: 0.0 };
+        let drawing = Drawing { shape: Shape::Icicle, title: "", subtitle: None, min_percent: 0.0 };
         let error = write(&Profile::default(), Lines::Function, &drawing, &mut Vec::new()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }

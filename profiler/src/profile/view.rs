@@ -20,6 +20,8 @@ pub enum Lines {
     Function,
     /// Each line being run is a frame of its own.
     Line,
+    /// Each line being run is a frame of its own, which is known by the place of its function's definition too.
+    Both,
 }
 
 /// What stacks are kept apart by.
@@ -134,6 +136,7 @@ impl View {
             Lines::None => (frame.first_line, frame.line) = (0, 0),
             Lines::Function => frame.line = 0,
             Lines::Line => frame.first_line = 0,
+            Lines::Both => {}
         }
         frame
     }
@@ -323,6 +326,19 @@ mod tests {
                 ("no VM of nginx (process 7)", 4),
                 ("no VM of (process 9)", 8),
             ])
+        );
+    }
+
+    #[test]
+    fn both_lines_can_be_kept() {
+        assert_eq!(
+            shown(View { lua_only: true, lines: Lines::Both, ..View::default() }),
+            [
+                ("handle:10:11".into(), 3),
+                ("handle:10:15".into(), 4),
+                ("handle:10:15 print:0:0".into(), 2),
+                ("truncated:0:0 handle:40:41".into(), 1),
+            ]
         );
     }
 
