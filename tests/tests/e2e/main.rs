@@ -5,6 +5,7 @@
 
 mod capture;
 mod cli;
+mod formats;
 mod hostile;
 mod hosts;
 mod lines;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         cli::tests(),
         hostile::tests(),
         capture::tests(),
+        formats::tests(),
     ];
     let tests = rooms.into_iter().flatten();
     let trials = tests
