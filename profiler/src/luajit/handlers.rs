@@ -35,9 +35,14 @@ impl Handlers {
         let entry = |opcode: u8| end.wrapping_sub(static_dispatch).wrapping_add(u64::from(opcode) * 8);
         let starts = (op::CALLM..=op::RET1 + 1).map(|opcode| memory.u64(entry(opcode))).collect::<Result<_, _>>()?;
         let builtin = |index: u32| memory.u64(vm.dispatch().wrapping_add(u64::from(vm.layout.opcodes + index) * 8));
-        let builtins = (0..ASM_FAST_FUNCTIONS).map(builtin).collect::<Result<Vec<u64>, _>>()?;
-        let (first, last) = (builtins.iter().min().copied(), builtins.iter().max().copied());
-        Ok(Handlers { starts, builtins: first.unwrap_or(0)..last.unwrap_or(0) })
+        let mut builtins = (0..ASM_FAST_FUNCTIONS).map(builtin).collect::<Result<Vec<u64>, _>>()?;
+        builtins.sort_unstable();
+        // Each has an entry of its own; what replaces their dispatch is the same for several.
+        let builtins = match builtins.as_slice() {
+            [first, .., last] if builtins.is_sorted_by(|one, next| one < next) => *first..*last,
+            _ => 0..0,
+        };
+        Ok(Handlers { starts, builtins })
     }
 
     /// Whether the code of builtins is not known, because their dispatch was replaced when it was read: it is while a trace is
@@ -99,6 +104,10 @@ mod tests {
             };
             assert!(handlers.in_builtin(builtin(0)) && handlers.in_builtin(builtin(55)));
             assert!(!handlers.in_builtin(builtin(0) - 1) && !handlers.in_builtin(start(68)));
+            let replaced = vm.dispatch() + u64::from(layout.opcodes + 3) * 8;
+            image.write(replaced, &builtin(7).to_le_bytes());
+            let handlers = Handlers::read(&image, &vm).expect("readable");
+            assert!(handlers.lack_builtins(), "their dispatch was being replaced");
         }
     }
 }
