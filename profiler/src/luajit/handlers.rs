@@ -34,12 +34,14 @@ impl Handlers {
         let end = vm.main_thread.wrapping_add(u64::from(vm.layout.gg.bcff));
         let entry = |opcode: u8| end.wrapping_sub(static_dispatch).wrapping_add(u64::from(opcode) * 8);
         let starts = (op::CALLM..=op::RET1 + 1).map(|opcode| memory.u64(entry(opcode))).collect::<Result<_, _>>()?;
-        let builtin = |index: u32| memory.u64(vm.dispatch().wrapping_add(u64::from(vm.layout.opcodes + index) * 8));
-        let mut builtins = (0..ASM_FAST_FUNCTIONS).map(builtin).collect::<Result<Vec<u64>, _>>()?;
+        let first = vm.dispatch().wrapping_add(u64::from(vm.layout.opcodes) * 8);
+        let read = || memory.bytes(first, ASM_FAST_FUNCTIONS as usize * 8);
+        let (bytes, again) = (read()?, read()?);
+        let mut builtins: Vec<u64> = bytes.as_chunks().0.iter().map(|entry| u64::from_le_bytes(*entry)).collect();
         builtins.sort_unstable();
-        // Each has an entry of its own; what replaces their dispatch is the same for several.
+        // Each has an entry of its own; what replaces their dispatch is the same for all, and may just be put in place.
         let builtins = match builtins.as_slice() {
-            [first, .., last] if builtins.is_sorted_by(|one, next| one < next) => *first..*last,
+            [first, .., last] if bytes == again && builtins.is_sorted_by(|one, next| one < next) => *first..*last,
             _ => 0..0,
         };
         Ok(Handlers { starts, builtins })
