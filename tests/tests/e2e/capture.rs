@@ -50,7 +50,14 @@ fn same_again(pid: u32) -> Result<()> {
     let samples: u64 = parse(&live)?.iter().map(|stack| stack.count).sum();
     ensure!(samples >= 100, "only {samples} samples of a busy process");
     let replayed = replay(folder.path(), &capture, &["--lines", "line"])?;
-    ensure!(replayed == live, "it is not drawn as it was, but as:\n{replayed}\nwhere live it was:\n{live}");
+    // The probe's own programs have names in the kernel only as long as they are loaded, and a capture is written after that.
+    let others = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| !line.contains(";bpf_trace_run")).map(str::to_owned).collect()
+    };
+    ensure!(
+        others(&replayed) == others(&live),
+        "it is not drawn as it was, but as:\n{replayed}\nwhere live it was:\n{live}"
+    );
     let lua = parse(&replay(folder.path(), &capture, &["--lua-only"])?)?;
     ensure!(lua.iter().all(|stack| stack.frames.iter().any(|frame| frame.lua().is_some())), "stacks without Lua");
     Ok(())
