@@ -34,18 +34,6 @@ struct Named {
     line: u32,
 }
 
-const KINDS: [FrameKind; 9] = [
-    FrameKind::Kernel,
-    FrameKind::Native,
-    FrameKind::NativeInlined,
-    FrameKind::Interpreted,
-    FrameKind::Compiled,
-    FrameKind::Inlined,
-    FrameKind::Builtin,
-    FrameKind::Marker,
-    FrameKind::Group,
-];
-
 fuzz_target!(|input: Input| {
     let mut profile = Profile::default();
     let repeat = usize::from(input.long) + 1;
@@ -54,7 +42,8 @@ fuzz_target!(|input: Input| {
         .frames
         .into_iter()
         .map(|frame| {
-            let (kind, name, file) = (KINDS[usize::from(frame.kind) % KINDS.len()], text(frame.name), text(frame.file));
+            let (kind, name, file) =
+                (FrameKind::ALL[usize::from(frame.kind) % FrameKind::ALL.len()], text(frame.name), text(frame.file));
             profile.frame(Frame { kind, name, file, first_line: frame.first_line, line: frame.line, unresolved: false })
         })
         .collect();

@@ -68,22 +68,6 @@ struct Description {
     own_cpu: f64,
 }
 
-/// In the order of their numbers in a file; new ones go to the end.
-const KINDS: [FrameKind; 9] = [
-    FrameKind::Kernel,
-    FrameKind::Native,
-    FrameKind::NativeInlined,
-    FrameKind::Interpreted,
-    FrameKind::Compiled,
-    FrameKind::Inlined,
-    FrameKind::Builtin,
-    FrameKind::Marker,
-    FrameKind::Group,
-];
-/// In the order of their numbers in a file; new ones go to the end.
-const STATES: [State; 7] =
-    [State::Outside, State::Interpreter, State::Compiled, State::C, State::Collector, State::Exit, State::Compiler];
-
 fn number_of<T: PartialEq>(all: &[T], one: T) -> u8 {
     all.iter().position(|other| *other == one).unwrap_or_default() as u8
 }
@@ -121,7 +105,7 @@ fn samples(profile: &Profile) -> Samples {
     let frames = profile
         .frames()
         .map(|frame| StoredFrame {
-            kind: number_of(&KINDS, frame.kind),
+            kind: number_of(&FrameKind::ALL, frame.kind),
             name: string(frame.name.as_ref()),
             file: string(frame.file.as_ref()),
             first_line: frame.first_line,
@@ -161,7 +145,7 @@ fn samples(profile: &Profile) -> Samples {
         nodes: nodes.into_iter().collect(),
         origins: origins
             .into_iter()
-            .map(|Origin { pid, tid, vm, state }| StoredOrigin { pid, tid, vm, state: number_of(&STATES, state) })
+            .map(|Origin { pid, tid, vm, state }| StoredOrigin { pid, tid, vm, state: number_of(&State::ALL, state) })
             .collect(),
     }
 }
@@ -223,7 +207,7 @@ fn restored(samples: &Samples) -> Option<Profile> {
     let mut frames = Vec::with_capacity(samples.frames.len());
     for frame in &samples.frames {
         frames.push(profile.frame(Frame {
-            kind: *KINDS.get(usize::from(frame.kind))?,
+            kind: *FrameKind::ALL.get(usize::from(frame.kind))?,
             name: string(frame.name)?,
             file: string(frame.file)?,
             first_line: frame.first_line,
@@ -241,7 +225,7 @@ fn restored(samples: &Samples) -> Option<Profile> {
     }
     let mut origins = Vec::with_capacity(samples.origins.len());
     for origin in &samples.origins {
-        let state = *STATES.get(usize::from(origin.state))?;
+        let state = *State::ALL.get(usize::from(origin.state))?;
         origins.push(Origin { pid: origin.pid, tid: origin.tid, vm: origin.vm, state });
     }
     let mut total = 0;

@@ -130,11 +130,13 @@ fn write_all(
     interrupt: &Interrupt,
 ) -> anyhow::Result<ExitCode> {
     let shown = plan.view.of(recorded);
-    if shown.stacks().len() == 0 {
-        bail!(summary::nothing_to_draw(plan, recorded));
-    }
+    let nothing = shown.stacks().len() == 0;
     let mut files = Vec::new();
     for (output, (_, format)) in outputs.into_iter().zip(&plan.outputs) {
+        // What was recorded is kept in a capture, also when nothing of it is to be drawn now.
+        if recorded.stacks().len() == 0 || nothing && *format != Format::Capture {
+            continue;
+        }
         let bytes = match format {
             // It has all that was recorded, to be drawn with any options.
             Format::Capture => profile_file(recording, recorded),
@@ -147,6 +149,11 @@ fn write_all(
             Err(error) if error.is_closed_pipe() => {}
             Err(error) => return Err(error.into()),
         }
+    }
+    if nothing && files.len() < plan.outputs.len() {
+        let kept =
+            if files.is_empty() { String::new() } else { format!("\nThe samples are in {}.", files.join(" and ")) };
+        bail!("{}{kept}", summary::nothing_to_draw(plan, recorded));
     }
     if files.is_empty() {
         return Ok(ExitCode::SUCCESS);

@@ -32,6 +32,19 @@ pub enum FrameKind {
 }
 
 impl FrameKind {
+    /// All of them, in the order of their numbers in a capture: new ones go to the end.
+    pub const ALL: [FrameKind; 9] = [
+        FrameKind::Kernel,
+        FrameKind::Native,
+        FrameKind::NativeInlined,
+        FrameKind::Interpreted,
+        FrameKind::Compiled,
+        FrameKind::Inlined,
+        FrameKind::Builtin,
+        FrameKind::Marker,
+        FrameKind::Group,
+    ];
+
     /// A Lua function, however it is run.
     pub fn is_lua(self) -> bool {
         matches!(self, FrameKind::Interpreted | FrameKind::Compiled | FrameKind::Inlined)
@@ -92,6 +105,10 @@ pub enum State {
 }
 
 impl State {
+    /// All of them, in the order of their numbers in a capture: new ones go to the end.
+    pub const ALL: [State; 7] =
+        [State::Outside, State::Interpreter, State::Compiled, State::C, State::Collector, State::Exit, State::Compiler];
+
     /// Its name in words: `interpreter`.
     pub fn name(self) -> &'static str {
         match self {

@@ -109,6 +109,12 @@ fn without_memory() -> Result<()> {
     ensure!(whole.iter().any(|stack| stack.to_string().contains("lua_pcall")), "native frames were not kept");
     let samples = |stacks: &[Stack]| stacks.iter().map(|stack| stack.count).sum::<u64>();
     ensure!(samples(&whole) == samples(&parse(&live)?), "there are not as many samples");
+    // What was recorded is kept when there is nothing of it to draw.
+    let kept = folder.path().join("kept.luaflame");
+    let (kept_name, none) = (kept.to_str().context("UTF-8")?, folder.path().join("none.svg"));
+    let outputs = ["-o", kept_name, "-o", none.to_str().context("UTF-8")?, "--include", "no such function"];
+    run(&[&["-p", &pid, "-t", "1"][..], &outputs].concat())?.failure(1, &["--include", kept_name])?;
+    ensure!(!none.exists() && fs::metadata(&kept)?.len() > 0, "a drawing of nothing, or no capture");
     Ok(())
 }
 
