@@ -1,0 +1,111 @@
+//! The command line, and what it means as plain options: here what all commands share, in the other files a command or a group of
+//! options each.
+
+mod doctor;
+mod drawing;
+mod plan;
+mod record;
+mod report;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use clap::{Parser, Subcommand};
+
+pub use plan::{Destination, Plan, Source};
+
+use doctor::DoctorArgs;
+use record::RecordArgs;
+use report::ReportArgs;
+
+const ABOUT: &str = "Flame graphs of running LuaJIT programs: kernel, native and Lua code in one stack";
+
+const LONG_ABOUT: &str = "\
+Flame graphs of running LuaJIT programs: kernel, native and Lua code in one stack.
+
+Samples the CPU time of processes that embed LuaJIT, such as nginx with lua-nginx-module, and draws where it goes. The \
+processes need no restart, no debug information and no change, and are only read.";
+
+const AFTER_HELP: &str = "\
+Examples:
+  sudo luaflame -p 1234 -t 10 -o flame.svg        ten seconds of one process
+  sudo luaflame -p $(cat nginx.pid) -o flame.svg  all workers of an nginx, until Ctrl-C
+  sudo luaflame -p 1234 -t 1m --lua-only          Lua functions only, to luaflame-1234.svg
+  sudo luaflame -p 1234 -t 10 -o stacks.folded    folded stacks, for other tools
+  sudo luaflame -p 1234 -t 10 -o x.luaflame       keep the samples, to draw them later
+  sudo luaflame record -o a.svg -- luajit a.lua   a program from its first instruction to its end
+  luaflame report x.luaflame --lua-only           draw them, anywhere, without privileges, as often as you like
+  sudo luaflame doctor -p 1234                    what can be seen of a process, and what is missing
+
+Ctrl-C ends sampling and writes what there is; a second Ctrl-C gives up and writes nothing.
+
+Exit codes:
+  0  the profile was written
+  1  an error, or no samples, or with --strict too much that is unresolved
+  2  the command line is wrong
+  that of the program, when luaflame has started one and written its profile
+  130, 143  given up on a second SIGINT or SIGTERM
+";
+
+/// The arguments of `luaflame`.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about = ABOUT,
+    long_about = LONG_ABOUT,
+    after_help = AFTER_HELP,
+    max_term_width = 100,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true
+)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    record: RecordArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Sample processes and draw where their CPU time goes; so does luaflame without a command
+    #[command(max_term_width = 100)]
+    Record(RecordArgs),
+    /// Draw what a capture holds: no privileges and no process are needed
+    #[command(max_term_width = 100)]
+    Report(ReportArgs),
+    /// Say what luaflame finds here: the kernel, its own privileges, and the LuaJIT in processes
+    #[command(max_term_width = 100)]
+    Doctor(DoctorArgs),
+}
+
+/// What is asked for.
+#[derive(Debug)]
+pub enum Work {
+    /// To profile, or to draw a profile.
+    Draw(Box<Plan>),
+    /// To look at this system and at processes.
+    Doctor {
+        /// The processes.
+        pids: Vec<u32>,
+        /// To write JSON.
+        json: bool,
+    },
+}
+
+impl Args {
+    /// What the arguments mean.
+    ///
+    /// # Errors
+    /// When they do not say which format to write.
+    pub fn work(self) -> Result<Work, clap::Error> {
+        let plan = match self.command {
+            None => self.record.plan(),
+            Some(Command::Record(record)) => record.plan(),
+            Some(Command::Report(report)) => report.plan(),
+            Some(Command::Doctor(doctor)) => return Ok(Work::Doctor { pids: doctor.pids, json: doctor.json }),
+        };
+        Ok(Work::Draw(Box::new(plan?)))
+    }
+}

@@ -1,0 +1,45 @@
+//! Values of options, read from their text.
+
+use std::time::Duration;
+
+use clap::builder::RangedU64ValueParser;
+
+/// Longest time that can be asked for, in seconds: a week.
+const LONGEST: f64 = 7.0 * 24.0 * 3600.0;
+
+/// PIDs as the kernel gives them: up to `PID_MAX_LIMIT`.
+pub(super) fn pid() -> RangedU64ValueParser<u32> {
+    RangedU64ValueParser::new().range(1..=1 << 22)
+}
+
+/// A share in percent, from 0 to 100.
+pub(super) fn percent(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches('%').parse::<f64>() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent),
+        _ => Err("it is not a number from 0 to 100".to_owned()),
+    }
+}
+
+/// Seconds, or a number with a unit: `10`, `0.5`, `10s`, `500ms`, `1m`, `1h`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|char: char| char.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "s" => 1.0,
+        "ms" => 0.001,
+        "m" => 60.0,
+        "h" => 3600.0,
+        unit => return Err(format!("'{unit}' is no unit of time; use ms, s, m or h")),
+    };
+    // The parser of numbers takes signs, infinities and exponents as well.
+    let number = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.').then(|| digits.parse::<f64>().ok());
+    let Some(number) = number.flatten() else {
+        return Err(
+            "it is not a number of seconds, such as 10 or 0.5, nor one with a unit, such as 10s or 1m".to_owned()
+        );
+    };
+    let seconds = number * unit;
+    if !(0.001..=LONGEST).contains(&seconds) {
+        return Err("it is not between 1ms and a week (168h)".to_owned());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
