@@ -8,6 +8,7 @@
 
 pub mod capture;
 pub mod format;
+pub mod import;
 pub mod luajit;
 pub mod native;
 pub mod probe;

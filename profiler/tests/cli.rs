@@ -99,7 +99,30 @@ fn a_capture_that_cannot_be_replayed_is_named() {
     let text = refusal(1, &["report", "none.luaflame", "-o", "flame.svg"]);
     assert!(text.contains("none.luaflame cannot be read: it cannot be read: No such file"), "{text}");
     let text = refusal(1, &["report", "kept.svg", "-o", "flame.svg"]);
-    assert!(text.contains("kept.svg cannot be read: it is not a capture"), "{text}");
+    assert!(text.contains("kept.svg cannot be read: it is no stack with a count behind it (line 1)"), "{text}");
+}
+
+#[test]
+fn stacks_of_other_tools_are_drawn() {
+    let directory = tempfile::tempdir().unwrap();
+    let read = |name: &str| fs::read_to_string(directory.path().join(name)).unwrap();
+    let old = "builtin#84\n@/srv/app.lua:12\n=content_by_lua(nginx.conf:12):1\n\t15\n";
+    fs::write(directory.path().join("old.bt"), old).unwrap();
+    let outputs = ["-o", "old.svg", "-o", "old.folded", "-o", "old.txt", "-o", "old.pb.gz", "-o", "old.luaflame"];
+    let output = luaflame(directory.path(), &[&["report", "old.bt"][..], &outputs].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(read("old.folded"), "content_by_lua(nginx.conf:12):1;/srv/app.lua:12;builtin#84 15\n");
+    assert!(read("old.svg").contains("15 samples, 0 lost") && !read("old.svg").contains(" Hz of "));
+    // And what was made of them is read again.
+    for file in ["old.folded", "old.luaflame"] {
+        let output = luaflame(directory.path(), &["report", file, "-f", "folded", "-o", "-"]);
+        assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), read("old.folded"), "{file}");
+    }
+    fs::write(directory.path().join("cut.bt"), format!("{old}@/srv/app.lua:12\n")).unwrap();
+    let output = luaflame(directory.path(), &["report", "cut.bt"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && text.contains("the last stack has no count"), "{text}");
 }
 
 /// Without privileges the refusal is another one, and the same holds.

@@ -24,7 +24,7 @@ pub struct Arguments {
 }
 
 /// Every target, with further inputs to begin with, beside those in `profiler/fuzz/seeds`.
-const TARGETS: [(&str, Option<&str>); 10] = [
+const TARGETS: [(&str, Option<&str>); 11] = [
     ("samples", None),
     ("discovery", None),
     ("prototypes", None),
@@ -34,6 +34,7 @@ const TARGETS: [(&str, Option<&str>); 10] = [
     ("maps", None),
     ("sources", Some("samples/lua")),
     ("captures", None),
+    ("imports", Some("profiler/tests/golden")),
     ("labels", None),
 ];
 

@@ -11,7 +11,7 @@ use flate2::write::ZlibEncoder;
 use serde::{Deserialize, Serialize};
 
 use crate::probe::sample::LAYOUT;
-use crate::profile::Profile;
+use crate::profile::{FrameKind, Profile};
 use crate::record::Options;
 
 /// The first bytes of every capture.
@@ -103,6 +103,25 @@ impl Recording {
             frequency: options.frequency,
             event: profile.meta.event.clone(),
             seconds: profile.meta.seconds,
+            lost: profile.counters.lost,
+        }
+    }
+}
+
+impl From<&Profile> for Recording {
+    /// The recording that a profile from elsewhere may have been: of that, the profile knows.
+    fn from(profile: &Profile) -> Recording {
+        let meta = &profile.meta;
+        Recording {
+            luaflame: env!("CARGO_PKG_VERSION").to_owned(),
+            records: LAYOUT,
+            pids: meta.processes.iter().map(|(pid, _)| *pid).collect(),
+            launched: None,
+            lua: meta.lua,
+            kernel: profile.frames().any(|frame| frame.kind == FrameKind::Kernel),
+            frequency: meta.frequency,
+            event: meta.event.clone(),
+            seconds: meta.seconds,
             lost: profile.counters.lost,
         }
     }

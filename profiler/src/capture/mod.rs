@@ -14,7 +14,7 @@ mod stored;
 #[cfg(test)]
 mod tests;
 
-pub use file::{Capture, CaptureError, Recording};
+pub use file::{Capture, CaptureError, Reason, Recording};
 pub use recorder::Recorder;
 pub use replayed::{Replayed, Step};
 pub use shrink::shrink;

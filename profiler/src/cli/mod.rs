@@ -14,10 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, bail};
-use luaflame::capture::{Capture, Recorder, Recording, profile_file, stored_profile};
+use luaflame::capture::{Capture, CaptureError, Reason, Recorder, Recording, profile_file, stored_profile};
 use luaflame::format::label::printable;
 use luaflame::format::output::{Output, OutputError};
 use luaflame::format::{Format, firefox, folded, pprof, speedscope, svg, text};
+use luaflame::import;
 use luaflame::probe::requirements;
 use luaflame::profile::Profile;
 use luaflame::record::{self, record};
@@ -100,17 +101,30 @@ fn profile(plan: &Plan) -> anyhow::Result<ExitCode> {
             }
             Ok(code)
         }
-        Source::Capture(path) => {
-            let capture = Capture::open(path)?;
-            let recording = capture.recording.clone();
+        Source::File(path) => {
             let interrupt = Interrupt::install().context(NO_INTERRUPT)?;
-            let profile = match stored_profile(&capture)? {
-                Some(profile) => profile,
-                None => replay(capture, interrupt.stop())?,
-            };
+            let (profile, recording) = read(path, &interrupt)?;
             write_all(plan, &profile, &recording, outputs, &interrupt)
         }
     }
+}
+
+/// The profile in a file: a capture of ours, or stacks of another tool.
+fn read(path: &Path, interrupt: &Interrupt) -> anyhow::Result<(Profile, Recording)> {
+    let capture = match Capture::open(path) {
+        Err(CaptureError { reason: Reason::NotACapture, .. }) => {
+            let profile = import::profile(path)?;
+            let recording = Recording::from(&profile);
+            return Ok((profile, recording));
+        }
+        capture => capture?,
+    };
+    let recording = capture.recording.clone();
+    let profile = match stored_profile(&capture)? {
+        Some(profile) => profile,
+        None => replay(capture, interrupt.stop())?,
+    };
+    Ok((profile, recording))
 }
 
 /// Samples processes, and shows meanwhile how that stands.

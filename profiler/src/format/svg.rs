@@ -136,8 +136,11 @@ fn subtitle(profile: &Profile, total: u64, thinnest: u64) -> String {
         };
         parts.push(format!("{} {pid}{more}", printable(name, 32)));
     }
-    parts.push(format!("{} Hz of {}", meta.frequency, meta.event));
-    parts.push(format!("{:.1} s", meta.seconds));
+    // Stacks of other tools do not say how they were taken.
+    if meta.frequency > 0 {
+        parts.push(format!("{} Hz of {}", meta.frequency, meta.event));
+        parts.push(format!("{:.1} s", meta.seconds));
+    }
     parts.push(format!("{} samples, {} lost", counters.samples, counters.lost));
     if total < counters.samples {
         parts.push(format!("{} of them not drawn", counters.samples - total));

@@ -110,8 +110,11 @@ impl Text {
         if !processes.is_empty() {
             self.push(&processes.join(", "));
         }
-        let event = printable(&meta.event, NAME_LIMIT);
-        self.push(&format!("{} Hz of {event}, {:.1} s", meta.frequency, meta.seconds.min(1e9)));
+        // Stacks of other tools do not say how they were taken.
+        if meta.frequency > 0 {
+            let event = printable(&meta.event, NAME_LIMIT);
+            self.push(&format!("{} Hz of {event}, {:.1} s", meta.frequency, meta.seconds.min(1e9)));
+        }
         self.push(&format!(
             "{} samples, {} lost, {} truncated, {} outside Lua",
             counters.samples, counters.lost, counters.truncated, counters.outside_lua

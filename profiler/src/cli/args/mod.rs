@@ -35,6 +35,7 @@ Examples:
   sudo luaflame -p 1234 -t 10 -o x.luaflame       keep the samples, to draw them later
   sudo luaflame record -o a.svg -- luajit a.lua   a program from its first instruction to its end
   luaflame report x.luaflame --lua-only           draw them, anywhere, without privileges, as often as you like
+  luaflame report old.bt -o old.svg               draw what the SystemTap tools have written
   sudo luaflame doctor -p 1234                    what can be seen of a process, and what is missing
 
 Ctrl-C ends sampling and writes what there is; a second Ctrl-C gives up and writes nothing.
@@ -72,7 +73,7 @@ enum Command {
     /// Sample processes and draw where their CPU time goes; so does luaflame without a command
     #[command(max_term_width = 100)]
     Record(RecordArgs),
-    /// Draw what a capture holds: no privileges and no process are needed
+    /// Draw a capture, or stacks of another tool: no privileges and no process are needed
     #[command(max_term_width = 100)]
     Report(ReportArgs),
     /// Say what luaflame finds here: the kernel, its own privileges, and the LuaJIT in processes

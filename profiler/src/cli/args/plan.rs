@@ -40,8 +40,8 @@ pub enum Source {
         /// Where to write a capture, too.
         with_memory: Option<PathBuf>,
     },
-    /// A capture.
-    Capture(PathBuf),
+    /// A capture, or stacks of another tool.
+    File(PathBuf),
 }
 
 /// Where to write.

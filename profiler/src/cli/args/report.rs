@@ -7,8 +7,10 @@ use super::plan::{Plan, Source};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ReportArgs {
-    /// The capture, a file that -o FILE.luaflame or --with-memory has written
-    capture: PathBuf,
+    /// A capture, which -o FILE.luaflame or --with-memory has written; folded stacks; or a .bt file of the SystemTap tools
+    /// (lj-lua-stacks, ngx-sample-lua-bt, sample-bt), before or after fix-lua-bt
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
 
     #[command(flatten)]
     drawing: DrawingArgs,
@@ -16,7 +18,7 @@ pub(super) struct ReportArgs {
 
 impl ReportArgs {
     pub(super) fn plan(self) -> Result<Plan, clap::Error> {
-        let stem = self.capture.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        self.drawing.plan(Source::Capture(self.capture), stem)
+        let stem = self.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        self.drawing.plan(Source::File(self.file), stem)
     }
 }

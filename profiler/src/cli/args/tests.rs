@@ -19,7 +19,7 @@ fn plan(arguments: &[&str]) -> Result<Plan, clap::Error> {
 fn options(plan: &Plan) -> &record::Options {
     match &plan.source {
         Source::Processes { options, .. } => options,
-        Source::Capture(_) => panic!("it records nothing"),
+        Source::File(_) => panic!("it records nothing"),
     }
 }
 
@@ -111,7 +111,7 @@ fn several_files_tell_their_formats() {
 #[test]
 fn a_report_is_drawn_under_the_name_of_its_capture() {
     let report = plan(&["report", "folder/slow.luaflame", "--lines", "line"]).unwrap();
-    assert!(matches!(&report.source, Source::Capture(path) if path.ends_with("slow.luaflame")));
+    assert!(matches!(&report.source, Source::File(path) if path.ends_with("slow.luaflame")));
     assert!(matches!(&report.outputs[..], [(Destination::Unused(stem), Format::Svg)] if stem == "slow"));
     assert_eq!(plan(&["report", "a.luaflame", "-o", "-"]).unwrap_err().exit_code(), 2, "no format");
     assert_eq!(plan(&["report"]).unwrap_err().exit_code(), 2, "no capture");
