@@ -4,6 +4,7 @@
 mod example;
 pub mod firefox;
 pub mod folded;
+pub mod functions;
 pub mod label;
 pub mod output;
 pub mod pprof;

@@ -5,10 +5,11 @@ use std::io::{self, Write};
 use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
 
-use crate::format::label::{label, printable};
+use crate::format::functions::{Class, Samples, functions};
+use crate::format::label::printable;
 use crate::format::threads::NAME_LIMIT;
+use crate::profile::Profile;
 use crate::profile::view::Lines;
-use crate::profile::{FrameKind, Profile};
 
 /// Longest line.
 const WIDTH: usize = 100;
@@ -18,52 +19,6 @@ const THREADS_LIMIT: usize = 20;
 const REASONS_LIMIT: usize = 20;
 /// How much longer than its limit a shortened text may be: by the digest of what is cut.
 const SHORTENED: usize = 14;
-
-/// Samples of one function.
-#[derive(Default)]
-struct Function {
-    /// With it as the leaf.
-    own: u64,
-    /// With it anywhere.
-    total: u64,
-    /// The last stack that it was counted in, from 1: recursion counts once.
-    counted: usize,
-}
-
-/// What a function is, as far as tells two of one name apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Class {
-    Lua,
-    Builtin,
-    Native,
-    Kernel,
-    Missing,
-    Group,
-}
-
-impl Class {
-    fn of(kind: FrameKind) -> Class {
-        match kind {
-            FrameKind::Interpreted | FrameKind::Compiled | FrameKind::Inlined => Class::Lua,
-            FrameKind::Builtin => Class::Builtin,
-            FrameKind::Native | FrameKind::NativeInlined => Class::Native,
-            FrameKind::Kernel => Class::Kernel,
-            FrameKind::Marker => Class::Missing,
-            FrameKind::Group => Class::Group,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Class::Lua => "Lua",
-            Class::Builtin => "builtin",
-            Class::Native => "native",
-            Class::Kernel => "kernel",
-            Class::Missing => "missing",
-            Class::Group => "group",
-        }
-    }
-}
 
 /// Writes a summary under this title.
 ///
@@ -157,37 +112,14 @@ impl Text {
     }
 
     fn functions(&mut self, profile: &Profile, lines: Lines) {
-        // Lua functions are one however they are run.
-        let mut functions: IndexMap<(String, Class), Function, FxBuildHasher> = IndexMap::default();
-        let of_frame: Vec<usize> = profile
-            .frames()
-            .map(|frame| {
-                let entry = functions.entry((label(frame, lines), Class::of(frame.kind)));
-                let index = entry.index();
-                entry.or_default();
-                index
-            })
-            .collect();
-        for (number, (stack, count)) in profile.stacks().enumerate() {
-            for id in stack {
-                let function = &mut functions[of_frame[id.index()]];
-                if function.counted != number + 1 {
-                    function.counted = number + 1;
-                    add(&mut function.total, count);
-                }
-            }
-            if let Some(leaf) = stack.last() {
-                add(&mut functions[of_frame[leaf.index()]].own, count);
-            }
-        }
-        let mut functions: Vec<((String, Class), Function)> = functions.into_iter().collect();
+        let mut functions: Vec<((String, Class), Samples)> = functions(profile, lines).into_iter().collect();
         functions.sort_by(|(one, a), (two, b)| (b.own, b.total).cmp(&(a.own, a.total)).then(one.0.cmp(&two.0)));
         self.table("FUNCTIONS BY OWN TIME", functions.iter().filter(|(_, function)| function.own > 0));
         functions.sort_by(|(one, a), (two, b)| (b.total, b.own).cmp(&(a.total, a.own)).then(one.0.cmp(&two.0)));
         self.table("FUNCTIONS BY TOTAL TIME", functions.iter());
     }
 
-    fn table<'a>(&mut self, title: &str, functions: impl Iterator<Item = &'a ((String, Class), Function)>) {
+    fn table<'a>(&mut self, title: &str, functions: impl Iterator<Item = &'a ((String, Class), Samples)>) {
         self.push("");
         self.push(title);
         self.push("      own    total  kind     function");
