@@ -155,7 +155,9 @@ impl<N: Native> Weaver<'_, N> {
             let address = self.registers.code.lookup();
             match self.native.code(address) {
                 code @ (Code::Assembly | Code::Trace) => {
-                    if code == Code::Assembly && (self.pass_helper_of_trace() || self.pass_unknown_cframe()) {
+                    if code == Code::Assembly
+                        && (self.pass_helper_of_trace() || self.pass_helper_of_c() || self.pass_unknown_cframe())
+                    {
                         continue;
                     }
                     if !self.take_cframe((code == Code::Trace).then_some(address)) {
@@ -308,6 +310,36 @@ impl<N: Native> Weaver<'_, N> {
         }
         let Some(back) = self.sample.stack.word(sp) else { return false };
         if self.native.code(back.wrapping_sub(1)) != Code::Trace || !self.is_behind_call(back) {
+            return false;
+        }
+        self.registers.code = CodeAddress::Return(back);
+        self.registers.set(Register::Sp, sp.wrapping_add(8));
+        true
+    }
+
+    /// A C function has called a helper in the assembly (`lj_vm_floor`, from `lj_vm_foldarith`), which makes no frame. What is on the
+    /// stack above it could as well be a C frame that is just being made, but the call says where it went.
+    fn pass_helper_of_c(&mut self) -> bool {
+        /// Bytes of a helper, at most.
+        const HELPER: u64 = 256;
+        /// `push rbp; push rbx`, where code begins that makes a C frame (`saveregs`).
+        const ENTRY: [u8; 2] = [0x55, 0x53];
+        let CodeAddress::Instruction(ip) = self.registers.code else { return false };
+        let sp = self.registers.sp();
+        let Some(back) = self.sample.stack.word(sp) else { return false };
+        let (mut call, mut start) = ([0; 5], [0; 2]);
+        if self.native.code(back.wrapping_sub(1)) != Code::Native
+            || self.native.instructions(back.wrapping_sub(5), &mut call) < call.len()
+        {
+            return false;
+        }
+        let [0xe8, offset @ ..] = call else { return false };
+        let target = back.wrapping_add_signed(i32::from_le_bytes(offset).into());
+        if ip.wrapping_sub(target) >= HELPER
+            || self.native.code(target) != Code::Assembly
+            || self.native.instructions(target, &mut start) < start.len()
+            || start == ENTRY
+        {
             return false;
         }
         self.registers.code = CodeAddress::Return(back);
@@ -524,8 +556,16 @@ mod tests {
             }
         }
 
-        fn instructions(&mut self, _address: u64, _buffer: &mut [u8]) -> usize {
-            0
+        /// A call at 0x1100 of the helper at 0x800.
+        fn instructions(&mut self, address: u64, buffer: &mut [u8]) -> usize {
+            let code: &[u8] = match address {
+                0x1100 => &[0xe8, 0xfb, 0xf6, 0xff, 0xff],
+                0x800 => &[0x90, 0x90],
+                _ => &[],
+            };
+            let length = code.len().min(buffer.len());
+            buffer[..length].copy_from_slice(&code[..length]);
+            length
         }
 
         fn step(
@@ -583,6 +623,16 @@ mod tests {
         let pieces = woven(0x500, SP, &[ACTIVATION, cframe(SP), broken, called(9, 17), called(4, 17)], &stack());
         let frames = |frames| Piece::Lua { activation: 0, frames };
         assert_eq!(pieces, [frames(0..1), missing, frames(1..2), native], "frames of a C frame that is not known");
+    }
+
+    #[test]
+    fn a_helper_that_c_code_calls_is_no_frame() {
+        // The helper at SP, and above it a C function in the C frame. Where a C frame at SP would end is a stale return address.
+        let mut words = [0; 13];
+        (words[0], words[1], words[9], words[11]) = (0x1105, 0x400, 0x1600, 0x1500);
+        let native = |address| Piece::Native { address };
+        let pieces = woven(0x804, SP, &[ACTIVATION, cframe(SP + 16), called(4, 17)], &words);
+        assert_eq!(pieces, [native(0x1104), Piece::Lua { activation: 0, frames: 0..1 }, native(0x14ff)]);
     }
 
     #[test]
