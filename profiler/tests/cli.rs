@@ -133,3 +133,26 @@ fn a_failed_run_keeps_the_existing_file() {
     assert!(text.starts_with("luaflame: error: "), "{text}");
     refusal(1, &["-p", "4194304", "-t", "1"]);
 }
+
+#[test]
+fn two_profiles_are_compared() {
+    let directory = tempfile::tempdir().unwrap();
+    let exists = |name: &str| directory.path().join(name).exists();
+    fs::write(directory.path().join("a.folded"), "main;slow 20\nmain;fast 980\n").unwrap();
+    fs::write(directory.path().join("b.folded"), "main;slow 200\nmain;fast 800\n").unwrap();
+    let output = luaflame(directory.path(), &["diff", "a.folded", "b.folded", "-o", "d.svg"]);
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(table.contains("   2.00 %  20.00 %   +18.00 ± 4.02   native   slow\n"), "{table}");
+    assert!(exists("d.svg") && exists("d.before.svg"));
+    let output = luaflame(directory.path(), &["diff", "a.folded", "b.folded", "-o", "d.txt"]);
+    assert!(output.status.success() && output.stdout.is_empty());
+    assert_eq!(fs::read_to_string(directory.path().join("d.txt")).unwrap(), table);
+    let nothing = ["diff", "a.folded", "b.folded", "--lua-only"];
+    let output = luaflame(directory.path(), &nothing);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && text.contains("a.folded has no stack that is to be compared"), "{text}");
+    refusal(2, &["diff", "a.folded"]);
+    refusal(2, &["diff", "a.folded", "b.folded", "-o", "x.pb.gz"]);
+    assert!(refusal(1, &["diff", "none.luaflame", "kept.svg"]).contains("none.luaflame cannot be read"));
+}

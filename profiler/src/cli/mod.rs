@@ -1,6 +1,7 @@
 //! The command line's side of a run: what is asked for, what is shown meanwhile, and what is said at the end.
 
 mod args;
+mod diff;
 mod doctor;
 mod launch;
 mod progress;
@@ -40,6 +41,7 @@ const NO_INTERRUPT: &str = "Ctrl-C cannot be handled";
 pub fn run(work: &Work) -> ExitCode {
     let done = match work {
         Work::Draw(plan) => profile(plan),
+        Work::Compare(pair) => diff::compare(pair),
         Work::Doctor { pids, json } => examine(pids, *json),
     };
     match done {

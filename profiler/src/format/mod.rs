@@ -1,5 +1,6 @@
 //! What a profile is written as, and where to.
 
+pub mod differential;
 #[cfg(test)]
 mod example;
 pub mod firefox;

@@ -31,10 +31,10 @@ const LEGEND: [(FrameKind, &str, Color); 9] = [
 const ALL: Color = Color { r: 0xe4, g: 0xe4, b: 0xe4 };
 
 /// Most characters of the title and the subtitle: what fits above a graph of common width.
-const HEADING_LIMIT: usize = 160;
+pub(super) const HEADING_LIMIT: usize = 160;
 
 /// Most boxes that are drawn: some 5 MB, which browsers still scroll.
-const BOX_LIMIT: usize = 50_000;
+pub(super) const BOX_LIMIT: usize = 50_000;
 
 /// Which way stacks grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +152,7 @@ fn subtitle(profile: &Profile, total: u64, thinnest: u64) -> String {
 }
 
 /// Samples of the thinnest boxes to draw, so that there are no more than `limit`.
-fn thinnest(mut boxes: Vec<u64>, limit: usize) -> u64 {
+pub(super) fn thinnest(mut boxes: Vec<u64>, limit: usize) -> u64 {
     if boxes.len() <= limit {
         return 1;
     }

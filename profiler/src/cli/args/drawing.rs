@@ -5,12 +5,11 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, ValueEnum};
 use luaflame::format::Format;
-use luaflame::profile::view::{By, Lines, View};
-use regex::Regex;
 
 use super::Args;
 use super::plan::{Destination, Plan, Source};
 use super::values::percent;
+use super::view::{LinesArg, ViewArgs};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DrawingArgs {
@@ -35,42 +34,8 @@ pub(super) struct DrawingArgs {
     #[arg(long, value_name = "PERCENT", default_value_t = 0.0, value_parser = percent)]
     min_percent: f64,
 
-    /// Leave the kernel's functions out: their time counts for whoever called the kernel
-    #[arg(long)]
-    no_kernel: bool,
-
-    /// Draw Lua functions and the builtin and C functions that they call only, and no samples outside Lua
-    #[arg(long)]
-    lua_only: bool,
-
-    /// Draw native functions and the kernel's only
-    #[arg(long, conflicts_with = "lua_only")]
-    native_only: bool,
-
-    /// Draw only stacks with a function that matches this regular expression, such as '^ngx_' or 'app\.lua'. Can be given
-    /// several times
-    #[arg(long, value_name = "REGEX")]
-    include: Vec<Regex>,
-
-    /// Draw no stacks with a function that matches this regular expression. Can be given several times
-    #[arg(long, value_name = "REGEX")]
-    exclude: Vec<Regex>,
-
-    /// Draw only what a function of this name calls
-    #[arg(long, value_name = "FUNCTION")]
-    root: Option<String>,
-
-    /// Keep stacks apart by where they were taken
-    #[arg(long, value_name = "WHAT")]
-    by: Option<ByArg>,
-
-    /// Keep stacks apart by thread, like --by thread
-    #[arg(long, conflicts_with = "by")]
-    threads: bool,
-
-    /// Turn the stacks around: below is what ran, above it who called it
-    #[arg(long)]
-    reverse: bool,
+    #[command(flatten)]
+    view: ViewArgs,
 
     /// How finely lines of Lua functions are told apart
     #[arg(long, value_name = "HOW", default_value = "function")]
@@ -131,16 +96,6 @@ fn how_to_tell_the_format() -> String {
     format!("use a name that ends in one of these, or the option beside it: {}", names.join(", "))
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LinesArg {
-    /// A function is one box, with the line of its definition; pprof and Firefox files have the line being run as well
-    Function,
-    /// Each line being run is a box
-    Line,
-    /// No lines: functions of one name in one file are one box
-    None,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum FramesArg {
     /// As name and place, with annotations that flame graph tools know
@@ -149,26 +104,10 @@ enum FramesArg {
     Stapxx,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum ByArg {
-    /// Threads, by name and number
-    Thread,
-    /// Processes
-    Process,
-    /// Lua VMs
-    Vm,
-    /// What the VM was doing: interpreter, compiled code, garbage collector, ...
-    State,
-}
-
 impl DrawingArgs {
-    fn kernel(&self) -> bool {
-        !self.no_kernel && !self.lua_only
-    }
-
     /// Whether the kernel's frames must be recorded: a capture is drawn later, with other options.
     pub(super) fn needs_kernel(&self) -> bool {
-        !self.no_kernel && (self.kernel() || self.writes_capture())
+        self.view.kernel(self.writes_capture())
     }
 
     fn asked(&self) -> Option<Format> {
@@ -181,17 +120,6 @@ impl DrawingArgs {
     }
 
     pub(super) fn plan(self, source: Source, stem: String) -> Result<Plan, clap::Error> {
-        let lines = match self.lines {
-            LinesArg::Function => Lines::Function,
-            LinesArg::Line => Lines::Line,
-            LinesArg::None => Lines::None,
-        };
-        let by = self.by.or(self.threads.then_some(ByArg::Thread)).map(|by| match by {
-            ByArg::Thread => By::Thread,
-            ByArg::Process => By::Process,
-            ByArg::Vm => By::Vm,
-            ByArg::State => By::State,
-        });
         let asked = self.asked();
         let refuse = |message| Err(Args::command().error(ErrorKind::ValueValidation, message));
         let mut outputs = Vec::new();
@@ -219,17 +147,7 @@ impl DrawingArgs {
                 "--frames stapxx is for folded stacks; use a name that ends in .folded, or add -f folded".to_owned(),
             );
         }
-        let view = View {
-            lua_only: self.lua_only,
-            native_only: self.native_only,
-            kernel: self.kernel(),
-            lines,
-            include: self.include,
-            exclude: self.exclude,
-            root: self.root,
-            by,
-            reverse: self.reverse,
-        };
+        let view = self.view.view(self.lines.lines());
         let Self { title, subtitle, min_percent, strict, .. } = self;
         Ok(Plan { view, stapxx, source, outputs, title, subtitle, min_percent, strict })
     }

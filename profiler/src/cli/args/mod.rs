@@ -1,6 +1,7 @@
 //! The command line, and what it means as plain options: here what all commands share, in the other files a command or a group of
 //! options each.
 
+mod diff;
 mod doctor;
 mod drawing;
 mod plan;
@@ -9,11 +10,14 @@ mod report;
 #[cfg(test)]
 mod tests;
 mod values;
+mod view;
 
 use clap::{Parser, Subcommand};
 
+pub use diff::Pair;
 pub use plan::{Destination, Plan, Source};
 
+use diff::DiffArgs;
 use doctor::DoctorArgs;
 use record::RecordArgs;
 use report::ReportArgs;
@@ -36,6 +40,7 @@ Examples:
   sudo luaflame record -o a.svg -- luajit a.lua   a program from its first instruction to its end
   luaflame report x.luaflame --lua-only           draw them, anywhere, without privileges, as often as you like
   luaflame report old.bt -o old.svg               draw what the SystemTap tools have written
+  luaflame diff a.luaflame b.luaflame             which functions grew from a to b, and which shrank
   sudo luaflame doctor -p 1234                    what can be seen of a process, and what is missing
 
 Ctrl-C ends sampling and writes what there is; a second Ctrl-C gives up and writes nothing.
@@ -76,6 +81,9 @@ enum Command {
     /// Draw a capture, or stacks of another tool: no privileges and no process are needed
     #[command(max_term_width = 100)]
     Report(ReportArgs),
+    /// Show what changed from one profile to another: which functions grew, which shrank
+    #[command(max_term_width = 100)]
+    Diff(DiffArgs),
     /// Say what luaflame finds here: the kernel, its own privileges, and the LuaJIT in processes
     #[command(max_term_width = 100)]
     Doctor(DoctorArgs),
@@ -86,6 +94,8 @@ enum Command {
 pub enum Work {
     /// To profile, or to draw a profile.
     Draw(Box<Plan>),
+    /// To compare two profiles.
+    Compare(Box<Pair>),
     /// To look at this system and at processes.
     Doctor {
         /// The processes.
@@ -105,6 +115,7 @@ impl Args {
             None => self.record.plan(),
             Some(Command::Record(record)) => record.plan(),
             Some(Command::Report(report)) => report.plan(),
+            Some(Command::Diff(diff)) => return Ok(Work::Compare(Box::new(diff.pair()?))),
             Some(Command::Doctor(doctor)) => return Ok(Work::Doctor { pids: doctor.pids, json: doctor.json }),
         };
         Ok(Work::Draw(Box::new(plan?)))
