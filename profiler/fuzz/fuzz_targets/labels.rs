@@ -110,7 +110,8 @@ fuzz_target!(|input: Input| {
         for shape in [svg::Shape::Flame, svg::Shape::Icicle] {
             let mut text = Vec::new();
             let subtitle = input.subtitle.as_deref();
-            let drawing = svg::Drawing { shape, title: &input.title, subtitle, min_percent: 0.0 };
+            let style = &svg::Style::default();
+            let drawing = svg::Drawing { shape, title: &input.title, subtitle, min_percent: 0.0, style };
             svg::write(&profile, lines, &drawing, &mut text).expect("there is a stack");
             let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
             roxmltree::Document::parse_with_options(str::from_utf8(&text).expect("UTF-8"), options).expect("XML");

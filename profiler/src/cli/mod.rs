@@ -210,6 +210,7 @@ fn drawn(plan: &Plan, format: Format, shown: &Profile) -> io::Result<Vec<u8>> {
         title: &title,
         subtitle: plan.subtitle.as_deref(),
         min_percent: plan.min_percent,
+        style: &plan.style,
     };
     written(|bytes| match format {
         Format::Svg => svg::write(shown, lines, &drawing(svg::Shape::Flame), bytes),

@@ -7,14 +7,14 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 
 use indexmap::IndexSet;
-use inferno::flamegraph::color::{BackgroundColor, Color, PaletteMap};
+use inferno::flamegraph::color::{Color, PaletteMap};
 use inferno::flamegraph::{self, TextTruncateDirection};
 use regex::{Captures, Regex};
 use rustc_hash::FxBuildHasher;
 
 use crate::format::functions::{Class, Samples, functions};
 use crate::format::label::{label, printable};
-use crate::format::svg::{BOX_LIMIT, HEADING_LIMIT, thinnest};
+use crate::format::svg::{BOX_LIMIT, HEADING_LIMIT, WHITE, thinnest};
 use crate::profile::view::Lines;
 use crate::profile::{Frame, Profile};
 
@@ -24,7 +24,7 @@ const FUNCTIONS_LIMIT: usize = 20;
 const WIDTH: usize = 100;
 /// Standard errors of a change that chance brings about once in 370 times.
 const STANDARD_ERRORS: f64 = 3.0;
-/// Where neither side has changed, a box has this colour.
+/// A box that has not changed by more than chance explains has this colour.
 const UNCHANGED: Color = Color { r: 0xf2, g: 0xf2, b: 0xf2 };
 /// The colours of the largest growth and the largest decrease: red and blue, which every kind of colour blindness keeps apart.
 const GREW: Color = Color { r: 0xf2, g: 0x6d, b: 0x5b };
@@ -33,9 +33,10 @@ const SHRANK: Color = Color { r: 0x5b, g: 0x8f, b: 0xf2 };
 const STRONGEST: f64 = 10.0;
 
 /// Stands behind the label of a box while the graph is being drawn, and says by how much it has changed: a character for private use for each
-/// hundredth of a percent, from -100 % to 100 %.
+/// hundredth of a percent, from -100 % to 100 %, and another one if that is more than chance explains.
 const FIRST_MARK: u32 = 0x10_0000;
 const MARKS: i32 = 10_000;
+const CLEAR: u32 = 2 * MARKS as u32 + 1;
 
 /// One of two profiles that are compared.
 #[derive(Debug, Clone, Copy)]
@@ -212,14 +213,14 @@ pub fn write_svg(
     let mut options = flamegraph::Options::default();
     options.min_width = (thinnest as f64 - 0.5) * 100.0 / total.max(1) as f64;
     options.title = match width {
-        Width::Before => "Before, by what has become of it: red grew, blue shrank",
-        Width::After => "After, by where it came from: red grew, blue shrank",
+        Width::Before => "Before, by what has become of it: red grew, blue shrank, grey is chance",
+        Width::After => "After, by where it came from: red grew, blue shrank, grey is chance",
     }
     .to_owned();
     let subtitle = format!("{} | compared with {}", own.heading(), other.heading());
     options.subtitle = Some(printable(&subtitle, HEADING_LIMIT));
     options.palette_map = Some(&mut palette);
-    options.bgcolors = Some(BackgroundColor::Flat(Color { r: 0xff, g: 0xff, b: 0xff }));
+    options.bgcolors = Some(WHITE);
     options.text_truncate_direction = TextTruncateDirection::Right;
     // As in the flame graph: its own order, from last to first.
     options.flame_chart = true;
@@ -311,7 +312,7 @@ impl Stacks {
                 line.push(*mark);
                 line.push_str(annotation);
                 if palette.get(&line[start..]).is_none() {
-                    palette.insert(&line[start..], color(points(*mark)));
+                    palette.insert(&line[start..], color(change(*mark)));
                 }
                 line.push(';');
             }
@@ -339,17 +340,22 @@ fn split_annotation(label: &str) -> (&str, &str) {
 
 /// The mark of a box with so many samples of so many, before and after.
 fn mark(counts: [u64; 2], samples: [u64; 2]) -> char {
-    let share = |side: usize| counts[side] as f64 / samples[side].max(1) as f64;
-    let hundredths = ((share(1) - share(0)) * f64::from(MARKS)).round() as i32;
-    char::from_u32(FIRST_MARK + hundredths.clamp(-MARKS, MARKS).wrapping_add(MARKS) as u32).unwrap_or('\u{100000}')
+    let change = Change::new("", Class::Native, counts, samples);
+    let hundredths = (change.difference() * 100.0).round() as i32;
+    let mark = (hundredths.clamp(-MARKS, MARKS) + MARKS) as u32 + if change.is_clear() { CLEAR } else { 0 };
+    char::from_u32(FIRST_MARK + mark).unwrap_or('\u{100000}')
 }
 
-/// The change that a mark stands for, in percent of all samples.
-fn points(mark: char) -> f64 {
-    (f64::from(mark as u32 - FIRST_MARK) - f64::from(MARKS)) / 100.0
+/// The change that a mark stands for, in percent of all samples, and whether it is more than chance explains.
+fn change(mark: char) -> (f64, bool) {
+    let mark = mark as u32 - FIRST_MARK;
+    (f64::from((mark % CLEAR) as i32 - MARKS) / 100.0, mark >= CLEAR)
 }
 
-fn color(points: f64) -> Color {
+fn color((points, is_clear): (f64, bool)) -> Color {
+    if !is_clear {
+        return UNCHANGED;
+    }
     let full = if points > 0.0 { GREW } else { SHRANK };
     // The root makes small changes visible.
     let strength = (points.abs() / STRONGEST).min(1.0).sqrt();
@@ -360,10 +366,10 @@ fn color(points: f64) -> Color {
 /// Puts what the marks say where a box tells its share, and takes them out.
 fn without_marks(svg: &str) -> String {
     // Labels hold no characters for private use: they are escaped.
-    let told = Regex::new(r"([\u{100000}-\u{104e20}]) \(([\d,]+ samples, [\d.]+%)\)").expect("the expression is right");
-    let marks = Regex::new(r"[\u{100000}-\u{104e20}]").expect("the expression is right");
+    let told = Regex::new(r"([\u{100000}-\u{109c41}]) \(([\d,]+ samples, [\d.]+%)\)").expect("the expression is right");
+    let marks = Regex::new(r"[\u{100000}-\u{109c41}]").expect("the expression is right");
     let told = told.replace_all(svg, |found: &Captures<'_>| {
-        let points = found[1].chars().next().map_or(0.0, points);
+        let (points, _) = found[1].chars().next().map_or((0.0, false), change);
         format!(" ({}, {points:+.2} points)", &found[2])
     });
     marks.replace_all(&told, "").into_owned()

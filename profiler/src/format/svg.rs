@@ -1,13 +1,13 @@
 //! The flame graph: an SVG that a browser lets the reader zoom and search, drawn by inferno.
 //!
 //! The colour of a box is the kind of its frame, and a legend below the graph says which is which. Black text is legible on
-//! every colour, and with any kind of colour blindness kinds still differ in lightness or in hue: orange and green for Lua,
-//! yellow where it calls out, blue for native code, purple for the kernel.
+//! every colour, and kinds can be told apart with any kind of colour blindness, too: orange and green for Lua, yellow where it calls out, blue for
+//! native code, purple for the kernel.
 
 use std::io::{self, Write};
 
 use inferno::flamegraph::color::{BackgroundColor, Color, PaletteMap};
-use inferno::flamegraph::{self, Direction, TextTruncateDirection};
+use inferno::flamegraph::{self, Direction, Palette, TextTruncateDirection};
 
 use crate::format::folded::Folded;
 use crate::format::label::{annotation, label, printable};
@@ -17,14 +17,14 @@ use crate::profile::{FrameKind, Profile};
 /// Every kind in the order of the legend, from the language outwards.
 const LEGEND: [(FrameKind, &str, Color); 9] = [
     (FrameKind::Interpreted, "Lua, interpreted", Color { r: 0xff, g: 0x9a, b: 0x5c }),
-    (FrameKind::Compiled, "Lua, JIT-compiled", Color { r: 0x3f, g: 0xbf, b: 0x95 }),
-    (FrameKind::Inlined, "Lua, inlined by the JIT", Color { r: 0xb0, g: 0xf0, b: 0xc8 }),
+    (FrameKind::Compiled, "Lua, JIT-compiled", Color { r: 0x38, g: 0xd5, b: 0x93 }),
+    (FrameKind::Inlined, "Lua, inlined by the JIT", Color { r: 0xac, g: 0xff, b: 0xc9 }),
     (FrameKind::Builtin, "builtin or C function of Lua", Color { r: 0xf2, g: 0xdd, b: 0x4e }),
-    (FrameKind::Native, "native", Color { r: 0x8a, g: 0xbf, b: 0xee }),
-    (FrameKind::NativeInlined, "native, inlined", Color { r: 0xc8, g: 0xe0, b: 0xf7 }),
-    (FrameKind::Kernel, "kernel", Color { r: 0xa9, g: 0x85, b: 0xe1 }),
-    (FrameKind::Marker, "frames missing", Color { r: 0xa0, g: 0xa0, b: 0xa0 }),
-    (FrameKind::Group, "not code", Color { r: 0xd0, g: 0xd0, b: 0xd0 }),
+    (FrameKind::Native, "native", Color { r: 0x8e, g: 0xbc, b: 0xf4 }),
+    (FrameKind::NativeInlined, "native, inlined", Color { r: 0xdb, g: 0xfa, b: 0xff }),
+    (FrameKind::Kernel, "kernel", Color { r: 0xb8, g: 0x7a, b: 0xfb }),
+    (FrameKind::Marker, "frames missing", Color { r: 0x98, g: 0x98, b: 0x98 }),
+    (FrameKind::Group, "not code", Color { r: 0xc6, g: 0xc6, b: 0xc6 }),
 ];
 
 /// The bottommost box, which stands for all samples.
@@ -56,7 +56,49 @@ pub struct Drawing<'a> {
     pub subtitle: Option<&'a str>,
     /// Boxes that are narrower than this are left out, in percent of the widest.
     pub min_percent: f64,
+    /// How it looks.
+    pub style: &'a Style,
 }
+
+/// How a flame graph looks, where not as we have it look.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Style {
+    /// Width in pixels; without it, that of the window that it is shown in.
+    pub width: Option<u32>,
+    /// Height of a box in pixels.
+    pub frame_height: Option<u32>,
+    /// Family of the font.
+    pub font: Option<String>,
+    /// Size of the font in pixels.
+    pub font_size: Option<u32>,
+    /// Colours by the names of functions instead of by their kind; then there is no legend.
+    pub colors: Option<Palette>,
+    /// Colour behind the boxes.
+    pub background: Option<BackgroundColor>,
+    /// A text in the file that is not drawn.
+    pub notes: Option<String>,
+}
+
+impl Style {
+    fn apply(&self, options: &mut flamegraph::Options<'_>) {
+        options.image_width = self.width.map(|width| width as usize);
+        if let Some(height) = self.frame_height {
+            options.frame_height = height as usize;
+        }
+        if let Some(font) = &self.font {
+            options.font_type.clone_from(font);
+        }
+        if let Some(size) = self.font_size {
+            options.font_size = size as usize;
+        }
+        options.bgcolors = Some(self.background.unwrap_or(WHITE));
+        if let Some(notes) = &self.notes {
+            options.notes.clone_from(notes);
+        }
+    }
+}
+
+pub(super) const WHITE: BackgroundColor = BackgroundColor::Flat(Color { r: 0xff, g: 0xff, b: 0xff });
 
 /// Draws a profile that holds at least one stack.
 ///
@@ -85,8 +127,11 @@ pub fn write(profile: &Profile, lines: Lines, drawing: &Drawing<'_>, writer: &mu
     options.title = printable(drawing.title, HEADING_LIMIT);
     let subtitle = drawing.subtitle.map_or_else(|| subtitle(profile, total, thinnest), str::to_owned);
     options.subtitle = Some(printable(&subtitle, HEADING_LIMIT));
-    options.palette_map = Some(&mut palette);
-    options.bgcolors = Some(BackgroundColor::Flat(Color { r: 0xff, g: 0xff, b: 0xff }));
+    match drawing.style.colors {
+        Some(colors) => (options.colors, options.hash) = (colors, true),
+        None => options.palette_map = Some(&mut palette),
+    }
+    drawing.style.apply(&mut options);
     options.text_truncate_direction = TextTruncateDirection::Right;
     // The default mode insists on lines in the order of their bytes, in which `a`, `a.b`, `a;c` tear the box of `a` apart.
     // The mode for charts draws lines from last to first, and its boxes are otherwise the same.
@@ -98,7 +143,9 @@ pub fn write(profile: &Profile, lines: Lines, drawing: &Drawing<'_>, writer: &mu
     match svg.strip_suffix(b"</svg>") {
         Some(graph) => {
             writer.write_all(graph)?;
-            writer.write_all(legend(profile).as_bytes())?;
+            if drawing.style.colors.is_none() {
+                writer.write_all(legend(profile).as_bytes())?;
+            }
             writer.write_all(b"</svg>\n")
         }
         None => writer.write_all(&svg),
@@ -120,7 +167,7 @@ fn shade(kind: FrameKind, label: &str) -> Color {
     let Some((.., base)) = LEGEND.iter().find(|entry| entry.0 == kind) else { return ALL };
     let sum = label.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     let tone = (sum ^ (sum >> 16)) % 4;
-    let lighter = |channel: u8| (u32::from(channel) + (255 - u32::from(channel)) * tone * 9 / 100) as u8;
+    let lighter = |channel: u8| (u32::from(channel) + (255 - u32::from(channel)) * tone * 6 / 100) as u8;
     Color { r: lighter(base.r), g: lighter(base.g), b: lighter(base.b) }
 }
 
@@ -212,7 +259,8 @@ mod tests {
 
     fn drawn(profile: &Profile, title: &str) -> String {
         let mut bytes = Vec::new();
-        let drawing = Drawing { shape: Shape::Flame, title, subtitle: None, min_percent: 0.0 };
+        let drawing =
+            Drawing { shape: Shape::Flame, title, subtitle: None, min_percent: 0.0, style: &Style::default() };
         write(profile, Lines::Function, &drawing, &mut bytes).unwrap();
         String::from_utf8(bytes).unwrap()
     }
@@ -268,7 +316,7 @@ mod tests {
         let number = |node: roxmltree::Node, name| node.attribute(name).unwrap().parse::<u32>().unwrap();
         for (shape, grows) in [(Shape::Flame, false), (Shape::Icicle, true)] {
             let mut bytes = Vec::new();
-            let drawing = Drawing { shape, title: "", subtitle: None, min_percent: 0.0 };
+            let drawing = Drawing { shape, title: "", subtitle: None, min_percent: 0.0, style: &Style::default() };
             write(&example::profile(), Lines::Function, &drawing, &mut bytes).unwrap();
             let svg = String::from_utf8(bytes).unwrap();
             let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
@@ -291,12 +339,69 @@ mod tests {
     }
 
     #[test]
+    fn a_graph_looks_as_it_is_asked_to() {
+        let style = Style {
+            width: Some(640),
+            font_size: Some(9),
+            colors: Some("hot".parse().unwrap()),
+            background: Some(BackgroundColor::Grey),
+            notes: Some("a note".into()),
+            ..Style::default()
+        };
+        let draw = || {
+            let mut bytes = Vec::new();
+            let drawing = Drawing { shape: Shape::Flame, title: "", subtitle: None, min_percent: 0.0, style: &style };
+            write(&example::profile(), Lines::Function, &drawing, &mut bytes).unwrap();
+            String::from_utf8(bytes).unwrap()
+        };
+        let svg = draw();
+        assert!(svg.contains(r#"width="640""#) && svg.contains("NOTES: a note") && svg.contains("#f8f8f8"), "{svg}");
+        assert!(!texts(&svg).iter().any(|text| text == "kernel"), "the legend is of other colours");
+        assert_eq!(svg, draw(), "a function has the same colour each time");
+    }
+
+    #[test]
     fn black_text_is_legible_on_every_colour() {
         let linear = |channel: u8| (f64::from(channel) / 255.0).powf(2.2);
         for (kind, _, color) in LEGEND {
             let luminance = 0.2126 * linear(color.r) + 0.7152 * linear(color.g) + 0.0722 * linear(color.b);
             let contrast = (luminance + 0.05) / 0.05;
             assert!(contrast >= 7.0, "{kind:?} has a contrast of {contrast:.1}, and enhanced contrast in WCAG is 7");
+        }
+    }
+
+    /// What a colour looks like, in CIELAB, to somebody who sees it through a matrix on linear light.
+    fn seen(color: Color, matrix: [[f64; 3]; 3]) -> [f64; 3] {
+        let linear = [color.r, color.g, color.b].map(|channel| {
+            let channel = f64::from(channel) / 255.0;
+            if channel <= 0.04045 { channel / 12.92 } else { ((channel + 0.055) / 1.055).powf(2.4) }
+        });
+        let times = |row: [f64; 3], of: [f64; 3]| row.iter().zip(of).map(|(factor, value)| factor * value).sum::<f64>();
+        let light = matrix.map(|row| times(row, linear).clamp(0.0, 1.0));
+        let [x, y, z] = [[0.4339, 0.3762, 0.1899], [0.2126, 0.7152, 0.0722], [0.0177, 0.1095, 0.8728]].map(|row| {
+            let value = times(row, light);
+            if value > 0.008856 { value.cbrt() } else { 7.787 * value + 16.0 / 116.0 }
+        });
+        [116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)]
+    }
+
+    #[test]
+    fn kinds_can_be_told_apart_with_any_colour_vision() {
+        // Machado, Oliveira, Fernandes 2009: normal, protanopia, deuteranopia, tritanopia.
+        const VISIONS: [[[f64; 3]; 3]; 4] = [
+            [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+            [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+            [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+            [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+        ];
+        for vision in VISIONS {
+            for (index, one) in LEGEND.iter().enumerate() {
+                for two in &LEGEND[..index] {
+                    let (a, b) = (seen(one.2, vision), seen(two.2, vision));
+                    let distance = a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+                    assert!(distance > 15.0, "{:?} and {:?} are {distance:.1} apart in {vision:?}", one.0, two.0);
+                }
+            }
         }
     }
 
@@ -402,7 +507,8 @@ mod tests {
 
     #[test]
     fn an_empty_profile_is_an_error_and_not_a_picture() {
-        let drawing = Drawing { shape: Shape::Icicle, title: "", subtitle: None, min_percent: 0.0 };
+        let drawing =
+            Drawing { shape: Shape::Icicle, title: "", subtitle: None, min_percent: 0.0, style: &Style::default() };
         let error = write(&Profile::default(), Lines::Function, &drawing, &mut Vec::new()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }

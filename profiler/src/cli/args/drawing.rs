@@ -8,6 +8,7 @@ use luaflame::format::Format;
 
 use super::Args;
 use super::plan::{Destination, Plan, Source};
+use super::style::StyleArgs;
 use super::values::percent;
 use super::view::{LinesArg, ViewArgs};
 
@@ -48,6 +49,9 @@ pub(super) struct DrawingArgs {
     /// Exit with 1 when more than a fifth of the frames could not be resolved
     #[arg(long)]
     strict: bool,
+
+    #[command(flatten)]
+    style: StyleArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -148,7 +152,8 @@ impl DrawingArgs {
             );
         }
         let view = self.view.view(self.lines.lines());
+        let style = self.style.style();
         let Self { title, subtitle, min_percent, strict, .. } = self;
-        Ok(Plan { view, stapxx, source, outputs, title, subtitle, min_percent, strict })
+        Ok(Plan { view, stapxx, source, outputs, title, subtitle, min_percent, style, strict })
     }
 }

@@ -7,6 +7,7 @@ mod drawing;
 mod plan;
 mod record;
 mod report;
+mod style;
 #[cfg(test)]
 mod tests;
 mod values;

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use luaflame::format::Format;
+use luaflame::format::svg::Style;
 use luaflame::profile::view::{Lines, View};
 use luaflame::record;
 
@@ -24,6 +25,8 @@ pub struct Plan {
     pub subtitle: Option<String>,
     /// Narrowest boxes of a flame graph, in percent of it.
     pub min_percent: f64,
+    /// How flame graphs look.
+    pub style: Style,
     /// Much that is unresolved is an error.
     pub strict: bool,
 }
