@@ -4,6 +4,7 @@
 //! the process, the probe's time by the kernel's accounting of BPF programs, delays by what the process is seen doing.
 
 mod profilers;
+mod rendering;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use crate::setup;
 use crate::shell::{interrupted, is_root, luaflame, output, root};
 use crate::table::{Table, Verdicts, median};
 use profilers::{BpfStatistics, Cost, Profiler, Tool};
+use rendering::Rendered;
 
 /// What the task is told.
 #[derive(Debug, clap::Args)]
@@ -57,7 +59,8 @@ pub fn task(arguments: &Arguments) -> Result<()> {
     let alone = bench.alone(&nginx, worker)?;
     drop(nginx);
     let work = bench.work()?;
-    print(&bench, &throughput, &alone, &work);
+    let rendered = rendering::render(&bench.luaflame, &bench.folder)?;
+    print(&bench, &throughput, &alone, &work, &rendered);
     Ok(())
 }
 
@@ -195,7 +198,7 @@ impl Bench {
     }
 }
 
-fn print(bench: &Bench, throughput: &Throughput, alone: &Alone, work: &[Measured]) {
+fn print(bench: &Bench, throughput: &Throughput, alone: &Alone, work: &[Measured], rendered: &[Rendered]) {
     let plain = median(&throughput.plain);
     println!(
         "\nnginx with Lua (samples/nginx), one worker and its load each on a core of its own, {plain:.0} requests/s without a \
@@ -240,5 +243,9 @@ fn print(bench: &Bench, throughput: &Throughput, alone: &Alone, work: &[Measured
     verdicts.at_most("own peak memory, 99 Hz", cost(|cost| cost.peak), 64.0, "MiB");
     verdicts.at_most("start to first sample", milliseconds(&alone.first_sample), 300.0, "ms");
     verdicts.at_most("end of sampling to finished SVG", milliseconds(&alone.finish), 500.0, "ms");
+    for (extension, drawn) in rendering::FORMATS.iter().zip(rendered) {
+        verdicts.at_most(&format!("1,000,000 samples to .{extension}"), drawn.time.as_secs_f64(), 3.0, "s");
+        verdicts.at_most(&format!("1,000,000 samples to .{extension}, memory"), drawn.peak, 300.0, "MiB");
+    }
     println!("luaflame, with its targets:\n{verdicts}");
 }

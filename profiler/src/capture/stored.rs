@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use flate2::Compression;
 use indexmap::{IndexMap, IndexSet};
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::FxBuildHasher;
 use serde::{Deserialize, Serialize};
 
 use super::file::{Capture, CaptureError, Kind, Reason, Recording, append, head};
@@ -117,14 +117,12 @@ fn samples(profile: &Profile) -> Samples {
         profile.threads.iter().map(|((pid, tid), name)| (*pid, *tid, string(Some(&name.as_str().into())))).collect();
     let mut nodes: IndexSet<(u32, u32), FxBuildHasher> = IndexSet::default();
     let mut origins: IndexSet<Origin, FxBuildHasher> = IndexSet::default();
-    let mut indexes: FxHashMap<(Origin, u32), u32> = FxHashMap::default();
     let mut counts = Vec::with_capacity(profile.counted_samples().len());
     let mut leaf = |stack: &[crate::profile::FrameId]| {
         stack.iter().fold(0, |caller, frame| nodes.insert_full((caller, frame.index() as u32)).0 as u32 + 1)
     };
     for counted in profile.counted_samples() {
         let node = leaf(counted.stack);
-        indexes.insert((*counted.origin, node), counts.len() as u32);
         counts.push((origins.insert_full(*counted.origin).0 as u32, node, counted.count));
     }
     let mut last = Duration::ZERO;
@@ -133,7 +131,7 @@ fn samples(profile: &Profile) -> Samples {
         .map(|(time, counted)| {
             let since = time.saturating_sub(last).as_millis() as u32;
             last = time.max(last);
-            (indexes[&(*counted.origin, leaf(counted.stack))], since)
+            (counted.place as u32, since)
         })
         .collect();
     Samples {

@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 use std::io::{self, Write};
 
-use indexmap::IndexSet;
 use inferno::flamegraph::color::{Color, PaletteMap};
 use inferno::flamegraph::{self, TextTruncateDirection};
 use regex::{Captures, Regex};
 use rustc_hash::FxBuildHasher;
 
+use crate::format::folded::Folded;
 use crate::format::functions::{Class, Samples, functions};
 use crate::format::label::{label, printable};
 use crate::format::svg::{BOX_LIMIT, HEADING_LIMIT, WHITE, thinnest};
@@ -203,13 +203,15 @@ pub fn write_svg(
         Width::Before => (0, before, after),
         Width::After => (1, after, before),
     };
-    let stacks = Stacks::new([before.profile, after.profile], lines);
-    let mut palette = PaletteMap::default();
-    palette.insert("", UNCHANGED);
-    let (lines, boxes) = stacks.drawn(side, samples, &mut palette);
+    let label = |frame: &Frame| format!("{}{}", label(frame, lines), annotation(frame));
+    let mut folded = Folded::new([before.profile, after.profile], label);
     let total = samples[side];
     let asked = (total as f64 * min_percent / 100.0).ceil() as u64;
-    let thinnest = thinnest(boxes, BOX_LIMIT).max(asked);
+    let thinnest = thinnest(folded.widths(side), BOX_LIMIT).max(asked);
+    folded.leave_out_under(side, thinnest);
+    let mut palette = PaletteMap::default();
+    palette.insert("", UNCHANGED);
+    let lines = marked(&folded, side, samples, &mut palette);
     let mut options = flamegraph::Options::default();
     options.min_width = (thinnest as f64 - 0.5) * 100.0 / total.max(1) as f64;
     options.title = match width {
@@ -230,97 +232,34 @@ pub fn write_svg(
     writer.write_all(b"\n")
 }
 
-/// The stacks of two profiles by the labels of their frames.
-struct Stacks {
-    labels: Vec<String>,
-    /// Root first, in the order of their labels frame by frame, each once, with the samples of both.
-    stacks: Vec<(Vec<u32>, [u64; 2])>,
-}
-
-impl Stacks {
-    fn new(profiles: [&Profile; 2], lines: Lines) -> Stacks {
-        let label = |frame: &Frame| format!("{}{}", label(frame, lines), annotation(frame));
-        let mut labels: IndexSet<String, FxBuildHasher> = IndexSet::default();
-        let of_frames = profiles.map(|profile| {
-            let frames = profile.frames();
-            frames.map(|frame| labels.insert_full(label(frame)).0).collect::<Vec<_>>()
-        });
-        let mut order: Vec<usize> = (0..labels.len()).collect();
-        order.sort_unstable_by(|one, two| labels[*one].cmp(&labels[*two]));
-        let mut ranks = vec![0; labels.len()];
-        for (rank, index) in order.iter().enumerate() {
-            ranks[*index] = rank as u32;
+/// The folded lines of one side with a mark at each label, whose colour is put in the palette.
+fn marked(folded: &Folded<2>, side: usize, samples: [u64; 2], palette: &mut PaletteMap) -> Vec<String> {
+    let mut marks: Vec<Vec<char>> = folded.stacks.iter().map(|(stack, _)| vec!['\0'; stack.len()]).collect();
+    folded.boxes(|depth, stacks, counts| {
+        let mark = mark(counts, samples);
+        marks[stacks].iter_mut().for_each(|stack| stack[depth] = mark);
+    });
+    let mut lines = Vec::new();
+    for ((stack, counts), marks) in folded.stacks.iter().zip(&marks) {
+        if counts[side] == 0 {
+            continue;
         }
-        let mut counts: HashMap<Vec<u32>, [u64; 2], FxBuildHasher> = HashMap::default();
-        for (side, profile) in profiles.into_iter().enumerate() {
-            for (stack, count) in profile.stacks() {
-                let stack = stack.iter().map(|id| ranks[of_frames[side][id.index()]]).collect();
-                let sum = &mut counts.entry(stack).or_default()[side];
-                *sum = sum.saturating_add(count);
+        let mut line = String::new();
+        for (rank, mark) in stack.iter().zip(marks) {
+            let (name, annotation) = split_annotation(&folded.labels[*rank as usize]);
+            let start = line.len();
+            line.push_str(name);
+            line.push(*mark);
+            line.push_str(annotation);
+            if palette.get(&line[start..]).is_none() {
+                palette.insert(&line[start..], color(change(*mark)));
             }
+            line.push(';');
         }
-        let mut stacks: Vec<_> = counts.into_iter().collect();
-        stacks.sort_unstable();
-        Stacks { labels: order.into_iter().map(|index| labels[index].clone()).collect(), stacks }
+        line.pop();
+        lines.push(format!("{line} {}", counts[side]));
     }
-
-    /// The folded lines of one side with a mark at each label, whose colour is put in the palette, and the samples of every box.
-    fn drawn(&self, side: usize, samples: [u64; 2], palette: &mut PaletteMap) -> (Vec<String>, Vec<u64>) {
-        let mut marks: Vec<Vec<char>> = self.stacks.iter().map(|(stack, _)| vec!['\0'; stack.len()]).collect();
-        let mut boxes = Vec::new();
-        /// A box that more stacks may belong to.
-        struct Open {
-            rank: u32,
-            counts: [u64; 2],
-            /// The first of its stacks.
-            first: usize,
-        }
-        let mut path: Vec<Open> = Vec::new();
-        let mut close = |path: &mut Vec<Open>, depth: usize, end: usize| {
-            for (above, open) in path.drain(depth..).enumerate() {
-                let mark = mark(open.counts, samples);
-                for stack in &mut marks[open.first..end] {
-                    stack[depth + above] = mark;
-                }
-                if open.counts[side] > 0 {
-                    boxes.push(open.counts[side]);
-                }
-            }
-        };
-        for (number, (stack, counts)) in self.stacks.iter().enumerate() {
-            let shared = path.iter().zip(stack).take_while(|(open, rank)| open.rank == **rank).count();
-            close(&mut path, shared, number);
-            path.extend(stack[shared..].iter().map(|&rank| Open { rank, counts: [0; 2], first: number }));
-            for open in &mut path {
-                for (sum, count) in open.counts.iter_mut().zip(counts) {
-                    *sum = sum.saturating_add(*count);
-                }
-            }
-        }
-        close(&mut path, 0, self.stacks.len());
-        let mut lines = Vec::new();
-        for ((stack, counts), marks) in self.stacks.iter().zip(&marks) {
-            if counts[side] == 0 {
-                continue;
-            }
-            let mut line = String::new();
-            for (rank, mark) in stack.iter().zip(marks) {
-                let label = &self.labels[*rank as usize];
-                let (name, annotation) = split_annotation(label);
-                let start = line.len();
-                line.push_str(name);
-                line.push(*mark);
-                line.push_str(annotation);
-                if palette.get(&line[start..]).is_none() {
-                    palette.insert(&line[start..], color(change(*mark)));
-                }
-                line.push(';');
-            }
-            line.pop();
-            lines.push(format!("{line} {}", counts[side]));
-        }
-        (lines, boxes)
-    }
+    lines
 }
 
 /// Keeps functions of one name apart that are of different classes. inferno does not show it.

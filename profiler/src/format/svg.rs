@@ -107,7 +107,7 @@ pub(super) const WHITE: BackgroundColor = BackgroundColor::Flat(Color { r: 0xff,
 pub fn write(profile: &Profile, lines: Lines, drawing: &Drawing<'_>, writer: &mut dyn Write) -> io::Result<()> {
     let mut palette = PaletteMap::default();
     palette.insert("", ALL);
-    let folded = Folded::new(profile, |frame| {
+    let mut folded = Folded::new([profile], |frame| {
         let label = label(frame, lines) + svg_annotation(frame.kind);
         if palette.get(&label).is_none() {
             palette.insert(&label, shade(frame.kind, &label));
@@ -116,7 +116,8 @@ pub fn write(profile: &Profile, lines: Lines, drawing: &Drawing<'_>, writer: &mu
     });
     let total: u64 = profile.stacks().map(|(_, count)| count).sum();
     let asked = (total as f64 * drawing.min_percent / 100.0).ceil() as u64;
-    let thinnest = thinnest(folded.subtrees(), BOX_LIMIT).max(asked);
+    let thinnest = thinnest(folded.widths(0), BOX_LIMIT).max(asked);
+    folded.leave_out_under(0, thinnest);
     let mut options = flamegraph::Options::default();
     // A percentage; half a sample below the limit is on the safe side of rounding.
     options.min_width = (thinnest as f64 - 0.5) * 100.0 / total.max(1) as f64;

@@ -158,6 +158,8 @@ pub struct Counted<'a> {
     pub origin: &'a Origin,
     /// The stack, root first.
     pub stack: &'a [FrameId],
+    /// Its place among [`Profile::counted_samples`].
+    pub place: usize,
     /// Their number.
     pub count: u64,
 }
@@ -283,7 +285,7 @@ impl Profile {
 
     /// The samples of each stack from each origin, in the order first seen.
     pub fn counted_samples(&self) -> impl ExactSizeIterator<Item = Counted<'_>> {
-        self.counts.iter().map(|(key, count)| self.at(*key, *count))
+        self.counts.iter().enumerate().map(|(place, (key, count))| self.at(*key, place, *count))
     }
 
     /// The same samples with other stacks: `map` is given the new profile, for its frames, an origin, a stack, and an empty one to
@@ -297,7 +299,7 @@ impl Profile {
         };
         let mut stack = Vec::new();
         let mut indexes = Vec::with_capacity(self.counts.len());
-        for Counted { origin, stack: frames, count } in self.counted_samples() {
+        for Counted { origin, stack: frames, count, .. } in self.counted_samples() {
             stack.clear();
             map(&mut shown, origin, frames, &mut stack);
             indexes.push((!stack.is_empty()).then(|| shown.add(*origin, &stack, count)));
@@ -309,16 +311,17 @@ impl Profile {
         shown
     }
 
-    fn at(&self, (origin, stack): (u32, u32), count: u64) -> Counted<'_> {
-        Counted { origin: &self.origins[origin as usize], stack: &self.stacks[stack as usize], count }
+    fn at(&self, (origin, stack): (u32, u32), place: usize, count: u64) -> Counted<'_> {
+        Counted { origin: &self.origins[origin as usize], stack: &self.stacks[stack as usize], place, count }
     }
 
     /// Single samples in the order in which they were added, with the time since the first one, in milliseconds. Of the longest profiles only the
     /// first four million are known; of those that were read from a format without times none.
     pub fn timeline(&self) -> impl ExactSizeIterator<Item = (Duration, Counted<'_>)> {
         self.ticks.iter().map(|tick| {
-            let (key, _) = self.counts.get_index(tick.counted.0 as usize).expect("a tick is of something counted");
-            (Duration::from_millis(tick.time.into()), self.at(*key, 1))
+            let place = tick.counted.0 as usize;
+            let (key, _) = self.counts.get_index(place).expect("a tick is of something counted");
+            (Duration::from_millis(tick.time.into()), self.at(*key, place, 1))
         })
     }
 }

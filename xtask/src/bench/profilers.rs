@@ -170,7 +170,7 @@ fn cpu_time(pid: u32) -> Result<Duration> {
 }
 
 /// Waits for a process to end, and returns the largest peak of its memory that was seen meanwhile, in MiB.
-fn peak_memory_until_end(process: &mut Running) -> Result<Option<f64>> {
+pub fn peak_memory_until_end(process: &mut Running) -> Result<Option<f64>> {
     let status = format!("/proc/{}/status", process.id());
     let mut peak = None;
     let ended = wait_until(PATIENCE, || {
