@@ -58,6 +58,19 @@ pub struct Progress<'a> {
     pub lost: u64,
     /// The Lua function that was on top of most samples so far.
     pub top: Option<&'a str>,
+    /// The processes that are sampled now, each with its command name.
+    pub processes: &'a [(u32, &'a str)],
+    /// The samples so far, or since the observer has wanted them to be forgotten.
+    pub profile: &'a Profile,
+}
+
+/// What an observer wants to become of the samples that it has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// They stay, for the profile at the end.
+    Keep,
+    /// They are not needed any more: so a recording without end takes no more and more memory.
+    Forget,
 }
 
 /// How often records are read. The probe sends a wake-up when a quarter of the ring buffer is full, so nothing is lost by
@@ -77,7 +90,7 @@ pub fn record(
     options: &Options,
     world: &Arc<dyn World>,
     stop: &AtomicBool,
-    observe: &mut dyn FnMut(&Progress<'_>),
+    observe: &mut dyn FnMut(&Progress<'_>) -> Seen,
 ) -> anyhow::Result<Profile> {
     let cpu = own_cpu();
     let mut targets = Targets::new(Arc::clone(world), options.lua);
@@ -117,15 +130,22 @@ pub fn record(
     let is_over = || stop.load(Ordering::Relaxed) || left() == Some(Duration::ZERO) || world.is_full();
     while !is_over() && targets.any_alive() {
         wait(&probe, left().map_or(READ_EVERY, |left| left.min(READ_EVERY)));
-        targets.read(&mut probe, is_over);
-        if observed.elapsed() >= OBSERVE_EVERY {
+        // The observer is told also when samples come as fast as they are read.
+        let due = || observed.elapsed() >= OBSERVE_EVERY;
+        targets.read(&mut probe, || is_over() || due());
+        if due() {
             observed = Instant::now();
-            observe(&Progress {
+            let seen = observe(&Progress {
                 elapsed: start.elapsed(),
                 samples: targets.profile.counters.samples,
                 lost: probe.counters().lost,
                 top: targets.top(),
+                processes: &targets.sampled(),
+                profile: &targets.profile,
             });
+            if seen == Seen::Forget {
+                targets.forget_samples();
+            }
         }
     }
     targets.profile.meta.seconds = start.elapsed().as_secs_f64();

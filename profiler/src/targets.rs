@@ -174,6 +174,21 @@ impl Targets {
         frame.name.as_deref().or(frame.file.as_deref())
     }
 
+    /// The processes that are sampled, each with its command name, by pid.
+    pub fn sampled(&self) -> Vec<(u32, &str)> {
+        let sampled = self.targets.iter().filter(|(_, target)| target.flags & watch::QUIET == 0);
+        let mut sampled: Vec<_> = sampled.map(|(pid, target)| (*pid, target.view.process.comm())).collect();
+        sampled.sort_unstable();
+        sampled
+    }
+
+    /// Forgets the samples so far; what was counted meanwhile stays.
+    pub fn forget_samples(&mut self) {
+        self.profile.forget_samples();
+        self.tops.clear();
+        self.top = None;
+    }
+
     /// Reads the records that are waiting, until there is none or `enough` says so: a program may make samples faster than
     /// they can be read.
     pub fn read(&mut self, probe: &mut Probe, enough: impl Fn() -> bool) {

@@ -7,6 +7,7 @@ mod launch;
 mod progress;
 mod signals;
 mod summary;
+mod top;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -22,7 +23,7 @@ use luaflame::format::{Format, firefox, folded, pprof, speedscope, svg, text};
 use luaflame::import;
 use luaflame::probe::requirements;
 use luaflame::profile::Profile;
-use luaflame::record::{self, record};
+use luaflame::record::{self, Seen, record};
 use luaflame::replay::replay;
 use luaflame::target::live::live;
 use luaflame::target::world::World;
@@ -42,6 +43,7 @@ pub fn run(work: &Work) -> ExitCode {
     let done = match work {
         Work::Draw(plan) => profile(plan),
         Work::Compare(pair) => diff::compare(pair),
+        Work::Top(watching) => top::run(watching),
         Work::Doctor { pids, json } => examine(pids, *json),
     };
     match done {
@@ -134,6 +136,7 @@ fn sample(options: &record::Options, world: &Arc<dyn World>, interrupt: &Interru
     let line = ProgressLine::new(options.duration);
     record(options, world, interrupt.stop(), &mut |progress| {
         line.show(progress, interrupt.stop().load(Ordering::Relaxed));
+        Seen::Keep
     })
 }
 

@@ -68,27 +68,30 @@ fn text(progress: &Progress<'_>, duration: Option<Duration>, stopping: bool) -> 
 
 #[cfg(test)]
 mod tests {
+    use luaflame::profile::Profile;
+
     use super::*;
 
-    fn progress(top: Option<&str>) -> Progress<'_> {
-        Progress { elapsed: Duration::from_millis(2_700), samples: 702, lost: 0, top }
+    fn progress<'a>(top: Option<&'a str>, profile: &'a Profile) -> Progress<'a> {
+        Progress { elapsed: Duration::from_millis(2_700), samples: 702, lost: 0, top, processes: &[], profile }
     }
 
     #[test]
     fn the_line_says_how_sampling_stands() {
-        let ten = Some(Duration::from_secs(10));
-        let handle = progress(Some("handle (app.lua:12)"));
+        let (ten, profile) = (Some(Duration::from_secs(10)), Profile::default());
+        let handle = progress(Some("handle (app.lua:12)"), &profile);
         assert_eq!(text(&handle, ten, false), "7.3 s left, 702 samples, top Lua function: handle (app.lua:12)");
-        assert_eq!(text(&progress(None), None, false), "2.7 s, Ctrl-C ends, 702 samples");
-        assert_eq!(text(&progress(None), ten, true), "ending, Ctrl-C again gives up, 702 samples");
-        let lost = Progress { lost: 3, ..progress(None) };
+        assert_eq!(text(&progress(None, &profile), None, false), "2.7 s, Ctrl-C ends, 702 samples");
+        assert_eq!(text(&progress(None, &profile), ten, true), "ending, Ctrl-C again gives up, 702 samples");
+        let lost = Progress { lost: 3, ..progress(None, &profile) };
         assert_eq!(text(&lost, Some(Duration::from_secs(1)), false), "0.0 s left, 702 samples, 3 lost");
     }
 
     #[test]
     fn names_cannot_control_the_terminal() {
+        let profile = Profile::default();
         let evil = format!("\u{1b}]0;owned\u{7}\r\n\u{9b}2J{}", "x".repeat(1000));
-        let text = text(&progress(Some(&evil)), None, false);
+        let text = text(&progress(Some(&evil), &profile), None, false);
         assert!(!text.chars().any(char::is_control), "{text:?}");
         assert!(text.chars().count() < 200, "{text:?}");
     }

@@ -47,6 +47,27 @@ pub fn label(frame: &Frame, lines: Lines) -> String {
     guard_ends(label)
 }
 
+/// The name of a function as its label has it, without the place: `handle`; the place where there is no name.
+pub fn name(frame: &Frame) -> String {
+    match frame.name.as_deref().filter(|name| frame.kind.is_lua() && !name.trim().is_empty()) {
+        Some(name) => printable(name, NAME_LIMIT),
+        None => label(frame, Lines::Function),
+    }
+}
+
+/// Where a function is: file and line of its definition for a Lua function, and else the program, the library or the module of the
+/// kernel, if there is one.
+pub fn place(frame: &Frame) -> String {
+    let file = frame.file.as_deref().filter(|file| !file.trim().is_empty());
+    let mut place = String::new();
+    if frame.kind.is_lua() {
+        push_place(&mut place, file, frame, Lines::Function);
+    } else if let Some(file) = file {
+        push(&mut place, file, FILE_LIMIT);
+    }
+    place
+}
+
 /// The suffix by which tools that draw folded stacks know the kind of a frame: `_[k]` kernel, `_[j]` JIT-compiled,
 /// `_[i]` inlined, nothing for the rest.
 pub fn annotation(kind: FrameKind) -> &'static str {
@@ -166,6 +187,18 @@ mod tests {
         assert_eq!(label(&unnamed, Lines::Function), "/srv/app.lua:12");
         assert_eq!(label(&unnamed, Lines::Line), "/srv/app.lua:14");
         assert_eq!(label(&unnamed, Lines::None), "/srv/app.lua");
+    }
+
+    #[test]
+    fn name_and_place_can_stand_apart() {
+        let apart = |frame: &Frame| (name(frame), place(frame));
+        let handle = lua(Some("han\u{1b}dle"), Some("/srv/app.lua"), 12, 14);
+        assert_eq!(apart(&handle), ("han\\u{1b}dle".into(), "/srv/app.lua:12".into()));
+        let unnamed = lua(None, Some("app.lua"), 12, 14);
+        assert_eq!(apart(&unnamed), ("app.lua:12".into(), "app.lua:12".into()));
+        let native = Frame { file: Some("libc.so\n".into()), ..other(FrameKind::Native, Some("memcpy")) };
+        assert_eq!(apart(&native), ("memcpy".into(), "libc.so\\n".into()));
+        assert_eq!(apart(&other(FrameKind::Marker, Some("cut"))), ("[cut]".into(), String::new()));
     }
 
     #[test]

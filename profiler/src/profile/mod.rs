@@ -2,6 +2,7 @@
 
 pub mod view;
 
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -273,6 +274,13 @@ impl Profile {
         CountedId(index as u32)
     }
 
+    /// Forgets every sample, with its frames, its stack and the name of its thread. How they were taken and what was counted
+    /// stays.
+    pub fn forget_samples(&mut self) {
+        let (meta, counters) = (mem::take(&mut self.meta), mem::take(&mut self.counters));
+        *self = Profile { meta, counters, ..Profile::default() };
+    }
+
     /// Every distinct stack, root first, with its number of samples from all origins, in the order first seen.
     pub fn stacks(&self) -> impl ExactSizeIterator<Item = (&[FrameId], u64)> {
         let mut sums = vec![0_u64; self.stacks.len()];
@@ -323,5 +331,29 @@ impl Profile {
             let (key, _) = self.counts.get_index(place).expect("a tick is of something counted");
             (Duration::from_millis(tick.time.into()), self.at(*key, place, 1))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_forgotten_and_what_was_counted_is_not() {
+        let mut profile = Profile::default();
+        let name = Some("main".into());
+        let main = Frame { kind: FrameKind::Native, name, file: None, first_line: 0, line: 0, unresolved: false };
+        let id = profile.frame(main.clone());
+        profile.add_at(Origin::default(), &[id], 5_000_000_000);
+        profile.threads.insert((7, 7), "worker".to_owned());
+        (profile.counters.samples, profile.meta.frequency) = (1, 99);
+        profile.forget_samples();
+        assert_eq!((profile.frames().len(), profile.stacks().len(), profile.timeline().len()), (0, 0, 0));
+        assert!(profile.threads.is_empty());
+        assert_eq!((profile.counters.samples, profile.meta.frequency), (1, 99));
+        let id = profile.frame(main);
+        profile.add_at(Origin::default(), &[id], 9_000_000_000);
+        let times: Vec<Duration> = profile.timeline().map(|(time, _)| time).collect();
+        assert_eq!((profile.counted_samples().len(), times), (1, vec![Duration::ZERO]));
     }
 }

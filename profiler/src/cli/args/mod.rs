@@ -10,6 +10,7 @@ mod report;
 mod style;
 #[cfg(test)]
 mod tests;
+mod top;
 mod values;
 mod view;
 
@@ -17,11 +18,13 @@ use clap::{Parser, Subcommand};
 
 pub use diff::Pair;
 pub use plan::{Destination, Plan, Source};
+pub use top::Watching;
 
 use diff::DiffArgs;
 use doctor::DoctorArgs;
 use record::RecordArgs;
 use report::ReportArgs;
+use top::TopArgs;
 
 const ABOUT: &str = "Flame graphs of running LuaJIT programs: kernel, native and Lua code in one stack";
 
@@ -42,6 +45,7 @@ Examples:
   luaflame report x.luaflame --lua-only           draw them, anywhere, without privileges, as often as you like
   luaflame report old.bt -o old.svg               draw what the SystemTap tools have written
   luaflame diff a.luaflame b.luaflame             which functions grew from a to b, and which shrank
+  sudo luaflame top -p 1234                       watch it on the terminal
   sudo luaflame doctor -p 1234                    what can be seen of a process, and what is missing
 
 Ctrl-C ends sampling and writes what there is; a second Ctrl-C gives up and writes nothing.
@@ -85,6 +89,9 @@ enum Command {
     /// Show what changed from one profile to another: which functions grew, which shrank
     #[command(max_term_width = 100)]
     Diff(DiffArgs),
+    /// Show where CPU time goes while it goes there, on the whole terminal, with keys to sort, filter and choose
+    #[command(max_term_width = 100)]
+    Top(TopArgs),
     /// Say what luaflame finds here: the kernel, its own privileges, and the LuaJIT in processes
     #[command(max_term_width = 100)]
     Doctor(DoctorArgs),
@@ -97,6 +104,8 @@ pub enum Work {
     Draw(Box<Plan>),
     /// To compare two profiles.
     Compare(Box<Pair>),
+    /// To show what processes do now.
+    Top(Watching),
     /// To look at this system and at processes.
     Doctor {
         /// The processes.
@@ -117,6 +126,7 @@ impl Args {
             Some(Command::Record(record)) => record.plan(),
             Some(Command::Report(report)) => report.plan(),
             Some(Command::Diff(diff)) => return Ok(Work::Compare(Box::new(diff.pair()?))),
+            Some(Command::Top(top)) => return Ok(Work::Top(top.watching())),
             Some(Command::Doctor(doctor)) => return Ok(Work::Doctor { pids: doctor.pids, json: doctor.json }),
         };
         Ok(Work::Draw(Box::new(plan?)))

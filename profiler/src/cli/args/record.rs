@@ -4,12 +4,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::ValueEnum;
 use luaflame::record;
 
 use super::drawing::DrawingArgs;
 use super::plan::{Plan, Source};
-use super::values::{duration, pid};
+use super::values::{EventArg, duration, each_once, pid};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RecordArgs {
@@ -63,16 +62,6 @@ pub(super) struct RecordArgs {
     drawing: DrawingArgs,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum EventArg {
-    /// CPU cycles where the machine counts them, else the CPU clock
-    Auto,
-    /// The hardware's count of CPU cycles
-    Cycles,
-    /// The kernel's CPU clock, which works everywhere
-    CpuClock,
-}
-
 impl RecordArgs {
     pub(super) fn plan(self) -> Result<Plan, clap::Error> {
         let stem = match (self.pids.first(), self.program.first()) {
@@ -82,23 +71,12 @@ impl RecordArgs {
             }
             (None, None) => "luaflame".to_owned(),
         };
-        let mut pids = Vec::new();
-        for pid in self.pids {
-            if !pids.contains(&pid) {
-                pids.push(pid);
-            }
-        }
-        let event = match self.event {
-            EventArg::Auto => record::Event::Auto,
-            EventArg::Cycles => record::Event::Cycles,
-            EventArg::CpuClock => record::Event::CpuClock,
-        };
         let options = record::Options {
-            pids,
+            pids: each_once(self.pids),
             launched: None,
             duration: self.time,
             frequency: self.frequency,
-            event,
+            event: self.event.event(),
             kernel: self.drawing.needs_kernel(),
             lua: !self.no_lua,
         };

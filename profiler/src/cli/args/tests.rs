@@ -141,3 +141,19 @@ fn lua_only_needs_no_kernel_stacks() {
     assert!(plan.view.lua_only && !options(&plan).kernel && options(&plan).lua);
     assert_eq!(plan.view.lines, Lines::Line);
 }
+
+#[test]
+fn top_knows_how_often_and_how_far_back() {
+    let work = |arguments: &[&str]| Args::try_parse_from(["luaflame", "top"].iter().chain(arguments))?.work();
+    let Ok(Work::Top(watching)) = work(&["-p7,8", "-p", "7", "--window", "1m", "-F", "49", "--no-lua"]) else {
+        panic!("it is top")
+    };
+    assert_eq!(
+        (&watching.options.pids[..], watching.options.frequency, watching.options.lua),
+        (&[7, 8][..], 49, false)
+    );
+    assert_eq!((watching.delay, watching.window), (Duration::from_secs(1), Duration::from_secs(60)));
+    for wrong in [&[][..], &["-p7", "--delay", "99ms"], &["-p7", "--window", "0.5"], &["-p7", "-o", "a.svg"]] {
+        assert_eq!(work(wrong).unwrap_err().exit_code(), 2, "{wrong:?}");
+    }
+}

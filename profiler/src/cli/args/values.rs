@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use clap::builder::RangedU64ValueParser;
+use luaflame::record::Event;
 
 /// Longest time that can be asked for, in seconds: a week.
 const LONGEST: f64 = 7.0 * 24.0 * 3600.0;
@@ -10,6 +12,38 @@ const LONGEST: f64 = 7.0 * 24.0 * 3600.0;
 /// PIDs as the kernel gives them: up to `PID_MAX_LIMIT`.
 pub(super) fn pid() -> RangedU64ValueParser<u32> {
     RangedU64ValueParser::new().range(1..=1 << 22)
+}
+
+/// PIDs without those that were given before.
+pub(super) fn each_once(given: Vec<u32>) -> Vec<u32> {
+    let mut pids = Vec::new();
+    for pid in given {
+        if !pids.contains(&pid) {
+            pids.push(pid);
+        }
+    }
+    pids
+}
+
+/// What takes the samples.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum EventArg {
+    /// CPU cycles where the machine counts them, else the CPU clock
+    Auto,
+    /// The hardware's count of CPU cycles
+    Cycles,
+    /// The kernel's CPU clock, which works everywhere
+    CpuClock,
+}
+
+impl EventArg {
+    pub(super) fn event(self) -> Event {
+        match self {
+            EventArg::Auto => Event::Auto,
+            EventArg::Cycles => Event::Cycles,
+            EventArg::CpuClock => Event::CpuClock,
+        }
+    }
 }
 
 /// A share in percent, from 0 to 100.
