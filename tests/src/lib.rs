@@ -14,6 +14,7 @@ pub mod process;
 pub mod programs;
 pub mod shares;
 pub mod stacks;
+pub mod terminal;
 pub mod truth;
 pub mod witness;
 pub mod workload;

@@ -11,6 +11,7 @@ mod hosts;
 mod lines;
 mod names;
 mod nginx;
+mod top;
 mod truth;
 
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         nginx::tests(),
         hosts::tests(),
         cli::tests(),
+        top::tests(),
         hostile::tests(),
         capture::tests(),
         formats::tests(),
