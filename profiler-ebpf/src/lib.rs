@@ -166,9 +166,9 @@ pub struct Header {
     pub jit_base: u64,
     /// Its `vmstate`.
     pub vmstate: i32,
-    /// Padding.
-    pub reserved: u32,
-    /// Address of the trace that runs, or that called the garbage collector, or 0.
+    /// The number of the exit that is being taken (`jit_State.exitno`), if `vmstate` says that one is.
+    pub exit: u32,
+    /// Address of the trace that runs, that called the garbage collector or that is being left, or 0.
     pub trace: u64,
     /// [`Copied::mark`] of the copies of that trace.
     pub trace_mark: u64,
@@ -221,8 +221,26 @@ pub struct Process {
     pub asm_start: u64,
     /// The VM's assembly: end.
     pub asm_end: u64,
+    /// Its part that leaves traces.
+    pub exit: ExitHandler,
     /// Offsets of this build.
     pub layout: Layout,
+}
+
+/// The part of the VM's assembly that leaves a trace (`lj_vm_exit_handler`); all 0 when it is not known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ExitHandler {
+    /// Its first address.
+    pub start: u64,
+    /// Behind the two instructions that store the numbers of the exit and of the trace, one after the other.
+    pub stored: u64,
+    /// Behind its call of `lj_trace_exit`.
+    pub back: u64,
+    /// From `global_State` to `jit_State.exitno`.
+    pub g_exitno: u32,
+    /// From `global_State` to `jit_State.parent`.
+    pub g_parent: u32,
 }
 
 /// The offsets that the probe reads by, all in bytes, and how references and frames are stored. Names as in LuaJIT's headers.

@@ -376,6 +376,7 @@ fn start(context: &PerfEventContext, area: &mut Scratch, process: &Process, id: 
     header.g = 0;
     header.jit_base = 0;
     header.vmstate = 0;
+    header.exit = 0;
     // SAFETY: helpers without preconditions; the context is what the kernel passed; reads that fail give 0.
     unsafe {
         header.cpu = bpf_get_smp_processor_id();
@@ -639,14 +640,23 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
             header.g = g;
             header.jit_base = user_reference(layout, g + u64::from(layout.g_jit_base));
             header.vmstate = user_half(g + u64::from(layout.g_vmstate)) as i32;
+            let exit = &walk.process.exit;
+            if header.vmstate == VMST_EXIT {
+                header.exit = user_half(g + u64::from(exit.g_exitno));
+            }
             let r = &header.registers;
             let in_asm = r.ip >= walk.process.asm_start && r.ip < walk.process.asm_end;
             let on_stack = header.jit_base > stack && header.jit_base <= maxstack;
-            // `lj_vm_exit_interp`: the trace has been left, and `vmstate` does not say so yet.
             let own = in_asm && r.sp == walk.x;
             let bottom = stack + u64::from(layout.frame_size);
-            let restored = own && header.vmstate >= 0;
-            if on_stack && header.vmstate >= 0 && !restored {
+            // `lj_vm_exit_interp`: the trace has been left, and `vmstate` does not say so yet.
+            let restored = own && header.vmstate >= 0 || in_asm && header.vmstate == VMST_EXIT;
+            if r.ip >= exit.start && r.ip < exit.back {
+                // The exit handler stores the trace's base before it clears `jit_base`, and leaves the rest to C code.
+                if on_stack {
+                    walk.base = header.jit_base;
+                }
+            } else if on_stack && header.vmstate >= 0 && !restored {
                 walk.base = header.jit_base;
                 source = base::TRACE;
             } else if in_asm && r.sp + 8 < walk.x && !on_stack && header.vmstate != VMST_EXIT {
@@ -679,7 +689,7 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
                 walk.base = r.dx;
                 source = base::TRACE;
             } else if header.vmstate == VMST_EXIT || restored {
-                // The exit handler stores the trace's base before it clears `jit_base`.
+                // As in the exit handler, if it is not known where that is.
                 if on_stack {
                     walk.base = header.jit_base;
                 }
@@ -1021,8 +1031,8 @@ extern "C" fn copy_chunk_name(address: u64) -> u32 {
     copy(address, u64::from(layout.string_size) + length, mark)
 }
 
-/// Copies the trace that runs, with its machine code and the places of the exit stubs that it leaves through, unless that has been
-/// done, and notes which one it is.
+/// Copies the trace that runs or is being left, with its machine code and the places of the exit stubs that it leaves through,
+/// unless that has been done, and notes which one it is.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn copy_trace() -> u32 {
@@ -1059,13 +1069,16 @@ extern "C" fn copy_trace() -> u32 {
     0
 }
 
-/// The number of the trace that runs, or 0. A global function, as [`turn`].
+/// The number of the trace that runs or is being left, or 0. A global function, as [`turn`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn running_trace() -> u32 {
     let Some(Scratch { walk, header, .. }) = scratch() else { return 0 };
     if header.vmstate == VMST_GC && header.jit_base != 0 {
         return collecting_trace();
+    }
+    if header.vmstate == VMST_EXIT && walk.process.exit.start != 0 {
+        return left_trace(walk, header);
     }
     if header.vmstate <= 0 {
         return 0;
@@ -1090,6 +1103,18 @@ extern "C" fn running_trace() -> u32 {
         0 => number,
         side => side,
     }
+}
+
+/// The number of the trace that is being left.
+#[inline(always)]
+fn left_trace(walk: &Walk, header: &Header) -> u32 {
+    /// Bytes of the instructions that store the numbers of the exit and of the trace.
+    const STORES: u64 = 14;
+    let exit = &walk.process.exit;
+    // SAFETY: see `user_half`.
+    let stored = unsafe { user_half(header.g + u64::from(exit.g_parent)) };
+    let [_, cx, ..] = header.registers.volatile;
+    if exit.stored.wrapping_sub(header.registers.ip).wrapping_sub(1) < STORES { cx as u32 } else { stored }
 }
 
 /// The number of the side trace of a root trace in which the instruction pointer is, or 0. A global function, as [`turn`].

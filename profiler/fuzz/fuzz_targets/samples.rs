@@ -55,6 +55,7 @@ enum Word {
 #[derive(Debug, Clone, Copy, Arbitrary)]
 enum Kind {
     Assembly,
+    Exit,
     FfiCall,
     Trace,
     Native(u8),
@@ -104,6 +105,7 @@ impl Native for Process<'_> {
     fn code(&mut self, address: u64) -> Code {
         match self.kind(address) {
             Some(Kind::Assembly) => Code::Assembly,
+            Some(Kind::Exit) => Code::Exit,
             Some(Kind::FfiCall) => Code::FfiCall,
             Some(Kind::Trace) => Code::Trace,
             Some(Kind::Native(_) | Kind::Failing(_)) => Code::Native,
@@ -228,7 +230,7 @@ fuzz_target!(|input: Input| {
             Piece::Lua { activation, frames } => {
                 placed += activations[*activation].frames.get(frames.clone()).expect("frames that exist").len();
             }
-            Piece::Trace { activation, .. } => assert!(*activation < activations.len()),
+            Piece::Trace { activation, .. } | Piece::Exit { activation } => assert!(*activation < activations.len()),
             Piece::Kernel(_) | Piece::Native { .. } | Piece::Missing(_) => {}
         }
     }

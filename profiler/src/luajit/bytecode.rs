@@ -67,6 +67,8 @@ pub mod op {
     pub const TSETS: u8 = 61;
     pub const CALLM: u8 = 65;
     pub const CALL: u8 = 66;
+    pub const CALLMT: u8 = 67;
+    pub const CALLT: u8 = 68;
     pub const ITERC: u8 = 69;
     pub const ITERN: u8 = 70;
     pub const ISNEXT: u8 = 72;

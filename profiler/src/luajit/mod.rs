@@ -8,6 +8,7 @@ pub mod bytecode;
 pub mod copies;
 pub mod definition;
 pub mod discover;
+pub mod exit_handler;
 pub mod exit_stub;
 pub mod frames;
 pub mod handlers;

@@ -574,7 +574,12 @@ impl Trace {
     /// The place whose exit is being taken, when `pc` is in an exit stub that this trace leaves through. `stack_byte` reads the
     /// native stack at an offset from SP.
     pub fn exit_at(&self, pc: u64, stack_byte: impl Fn(u64) -> Option<u8>) -> Option<Position> {
-        let snapshot = usize::from(self.exit_stubs.exit_at(pc, stack_byte)?);
+        self.at_exit(self.exit_stubs.exit_at(pc, stack_byte)?)
+    }
+
+    /// The place whose exit has this number.
+    pub fn at_exit(&self, exit: u16) -> Option<Position> {
+        let snapshot = usize::from(exit);
         (snapshot < self.snapshots.len()).then_some(Position { snapshot, leaving: false, exit: true })
     }
 

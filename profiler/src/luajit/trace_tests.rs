@@ -6,7 +6,9 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
+use super::exit_handler::{Progress, frames_at_exit};
 use super::exit_stub::ExitStubs;
+use super::frames::{Kind, LuaFrame, Prototype};
 use super::layout::Layout;
 use super::memory::{Memory, ReadError};
 use super::snapshot::{BaseFrame, FramesError, TraceFrame};
@@ -275,6 +277,55 @@ fn the_exit_of_a_stub_is_known() {
     assert_eq!(stubs.exit_at(0x2000 + 128, |_| Some(0)), None);
     assert_eq!(stubs.exit_at(0x1000 + 133, none), None);
     assert_eq!(stubs.exit_at(0xfff, none), None);
+}
+
+/// The frame on the Lua stack that a frame of a trace is written to.
+fn written(fixture: &Fixture, frame: &TraceFrame) -> LuaFrame {
+    let at = &fixture.layout.proto;
+    let prototype = frame.prototype.expect("a Lua function");
+    let sizebc = fixture.memory.u32(prototype + u64::from(at.sizebc)).expect("readable");
+    LuaFrame {
+        slot: 40 + frame.base_slot,
+        function: frame.function.unwrap_or(fixture.base_function),
+        kind: Kind::Lua(Prototype { code: prototype + u64::from(at.size), chunk: 0, firstline: 0, numline: 0, sizebc }),
+        pc: frame.pc.map(|pc| pc + 4),
+        cframe: None,
+        from_c: false,
+        edge: false,
+        torn: false,
+    }
+}
+
+#[test]
+fn frames_at_an_exit_are_on_the_lua_stack_once_they_are_written() {
+    for fixture in [Fixture::with_mcofs(), Fixture::with_guards()] {
+        let trace = fixture.map().lookup(&fixture.memory, fixture.traces[0]).unwrap();
+        let exit = trace.at_exit(1).unwrap();
+        let active = trace.frames(&fixture.memory, &fixture.layout, exit, &fixture.base()).unwrap();
+        let all: Vec<LuaFrame> = active.iter().map(|frame| written(&fixture, frame)).collect();
+        let [_, _, outer, run] = all.as_slice() else { panic!("{active:?}") };
+        let found = |progress, frames: &[LuaFrame]| {
+            frames_at_exit(&trace, &fixture.memory, &fixture.layout, exit, progress, frames)
+        };
+        let before = || std::slice::from_ref(run);
+        let (shown, at_all) =
+            (|frames| Some((active.clone(), frames)), [&all[..], std::slice::from_ref(outer)].concat());
+        assert_eq!(found(Progress::Before, before()), shown(1));
+        assert_eq!(found(Progress::Restoring, before()), shown(1));
+        assert_eq!(found(Progress::After, before()), None);
+        assert_eq!(found(Progress::Restoring, &at_all), shown(4), "with a caller of the base frame");
+        assert_eq!(found(Progress::After, &at_all), shown(4));
+        assert_eq!(found(Progress::Before, &at_all), None);
+        assert_eq!(found(Progress::Restoring, &[]), None);
+        assert_eq!(found(Progress::Restoring, &all[1..]), None, "with GC64 all are there, or none");
+        let mut other = all.clone();
+        other[1].pc = other[1].pc.map(|pc| pc + 4);
+        assert_eq!(found(Progress::Restoring, &other), None, "called from elsewhere");
+        let mut other = all.clone();
+        other[0].slot += 1;
+        assert_eq!(found(Progress::Restoring, &other), None, "another frame of these functions");
+        assert_eq!(trace.at_exit(99), None);
+    }
 }
 
 /// A sequence of numbers that look random (xorshift), the same in every run.

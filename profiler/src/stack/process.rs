@@ -11,6 +11,7 @@ use super::weave::{Code, Native};
 use crate::luajit::arch::{Model, SLOT_SIZE};
 use crate::luajit::copies::Copies;
 use crate::luajit::discover::{Discovery, Vm, discover};
+use crate::luajit::exit_handler::ExitHandler;
 use crate::luajit::frames::{Activation, Source};
 use crate::luajit::handlers::Handlers;
 use crate::luajit::layout::Layout;
@@ -37,7 +38,8 @@ pub struct View {
     /// The VMs that were active when the sample at hand was taken, by their `global_State`: of the hundreds that a process may
     /// have, only their traces can be on the stack.
     pub active: Vec<u64>,
-    /// The trace that ran when the sample at hand was taken, or that called the garbage collector, if it was copied.
+    /// The trace that ran when the sample at hand was taken, that called the garbage collector or that was being left, if it
+    /// was copied.
     pub running: Option<Arc<Trace>>,
     /// Where the sample at hand is in the first instructions of a trace that the interpreter has just entered.
     pub entered: Option<u64>,
@@ -57,6 +59,8 @@ pub struct Lua {
     pub ffi_call: Range<u64>,
     /// Where the assembly runs which instruction.
     pub handlers: Handlers,
+    /// Where the assembly leaves a trace.
+    pub exit_handler: Option<ExitHandler>,
     /// Compiled traces of each VM, by its `global_State`.
     pub traces: FxHashMap<u64, TraceMap>,
     /// A VM by whose traces two layouts can be told apart, once it has some.
@@ -98,6 +102,7 @@ impl View {
             self.lua = self.assembly(vm).map(|assembly| Lua {
                 layout: Arc::clone(&vm.layout),
                 ffi_call: self.unwinder.fde_range(assembly.end).unwrap_or(assembly.end..assembly.end),
+                exit_handler: ExitHandler::read(&self.memory, &vm.layout, assembly.clone()),
                 assembly,
                 handlers: Handlers::read(&self.memory, vm).unwrap_or_default(),
                 traces: discovery.vms.iter().map(|vm| (vm.g, TraceMap::new(&vm.layout, vm.g))).collect(),
@@ -114,6 +119,7 @@ impl View {
             assembly: lua.assembly.clone(),
             ffi_call: lua.ffi_call.clone(),
             handlers: lua.handlers.clone(),
+            exit_handler: lua.exit_handler,
             traces: lua.traces.keys().map(|g| (*g, TraceMap::new(&lua.layout, *g))).collect(),
             unsettled: lua.unsettled.clone(),
         });
@@ -141,6 +147,7 @@ impl View {
             wire.flags |= watch::LUA;
             wire.asm_start = lua.assembly.start;
             wire.asm_end = lua.assembly.end;
+            wire.exit = lua.exit_handler.map(|handler| handler.wire).unwrap_or_default();
             wire.layout = wire_layout(&lua.layout);
         }
         wire
@@ -243,8 +250,9 @@ impl Native for View {
     }
 
     fn code(&mut self, address: u64) -> Code {
-        if self.lua.as_ref().is_some_and(|lua| lua.assembly.contains(&address)) {
-            return Code::Assembly;
+        if let Some(lua) = self.lua.as_ref().filter(|lua| lua.assembly.contains(&address)) {
+            let leaves = lua.exit_handler.is_some_and(|handler| handler.contains(address));
+            return if leaves { Code::Exit } else { Code::Assembly };
         }
         if self.lua.as_ref().is_some_and(|lua| lua.ffi_call.contains(&address)) {
             return Code::FfiCall;

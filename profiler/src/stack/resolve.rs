@@ -13,6 +13,7 @@ use super::weave::{Missing, Piece};
 use crate::luajit::arch::{LinkType, SLOT_SIZE};
 use crate::luajit::bytecode::{Instruction, op};
 use crate::luajit::discover::Vm;
+use crate::luajit::exit_handler::frames_at_exit;
 use crate::luajit::frames::{Activation, Kind, LuaFrame, Prototype};
 use crate::luajit::handlers::{Edge, Handlers};
 use crate::luajit::layout::Layout;
@@ -142,6 +143,8 @@ impl Resolver<'_> {
         // The frames of the native piece nearest to the root so far, when it is the last thing on the stack: the code of a
         // C function that the next Lua frame names.
         let mut native_below: Option<(usize, u64)> = None;
+        // The frames of the next piece that have been shown with a trace.
+        let mut shown = 0;
         for (index, piece) in pieces.iter().enumerate() {
             match piece {
                 Piece::Kernel(address) => {
@@ -156,22 +159,19 @@ impl Resolver<'_> {
                 }
                 Piece::Trace { activation, address } => {
                     native_below = None;
-                    let next = match pieces.get(index + 1) {
-                        Some(Piece::Lua { activation: same, frames }) if same == activation => {
-                            activations[*activation].frames.get(frames.start)
-                        }
-                        _ => None,
-                    };
-                    self.trace(sample, &activations[*activation], next, *address, stack);
+                    let next = next_frames(pieces, index, activations, *activation);
+                    shown = self.trace(sample, &activations[*activation], next.first(), *address, stack);
+                }
+                Piece::Exit { activation } => {
+                    native_below = None;
+                    let next = next_frames(pieces, index, activations, *activation);
+                    let native = |piece: &Piece| matches!(piece, Piece::Kernel(_) | Piece::Native { .. });
+                    let innermost = pieces[..index].iter().all(native);
+                    shown = self.exit(sample, &activations[*activation], next, innermost, stack);
                 }
                 Piece::Lua { activation, frames } => {
-                    let after_trace = index > 0 && matches!(pieces[index - 1], Piece::Trace { .. });
                     let activation = &activations[*activation];
-                    let mut lua = &activation.frames[frames.clone()];
-                    // The base frame of a trace has been shown with the trace.
-                    if after_trace && lua.first().is_some_and(|first| is_base(activation, first)) {
-                        lua = &lua[1..];
-                    }
+                    let lua = &activation.frames[frames.clone()][std::mem::take(&mut shown)..];
                     for (number, frame) in lua.iter().enumerate() {
                         let code = if number == 0 { native_below } else { None };
                         self.lua(sample, activation, frame, code, stack);
@@ -264,7 +264,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// Pushes the frames of a trace, innermost first, with the frame that it was entered in as the last one.
+    /// Pushes the frames of a trace, innermost first, with the frame that it was entered in as the last one. Returns how many of
+    /// the frames on the Lua stack that were.
     fn trace(
         &mut self,
         sample: &Sample<'_>,
@@ -272,12 +273,12 @@ impl Resolver<'_> {
         base: Option<&LuaFrame>,
         address: u64,
         stack: &mut Vec<FrameId>,
-    ) {
+    ) -> usize {
         let Some(base) = base.filter(|base| is_base(activation, base)) else {
             let frame =
                 self.unknown("[unknown Lua frames]", "machine code of traces whose frames are not where the VM says");
             self.push(stack, frame);
-            return;
+            return 0;
         };
         if self.view.entered == Some(address) {
             // The interpreter's PC register still is past the instruction that entered the trace.
@@ -285,15 +286,27 @@ impl Resolver<'_> {
             let pc = pc.filter(|pc| base.prototype().is_some_and(|prototype| prototype.contains(*pc)));
             let frame = self.lua_frame(activation, base, pc, FrameKind::Compiled);
             self.push(stack, frame);
-            return;
+            return 1;
         }
-        let frames = self.trace_frames(sample, activation, base, address);
-        let Some(frames) = frames else {
-            // Without the snapshot, the function that the trace was entered in is still known, but not where it is.
-            let frame = self.lua_frame(activation, base, None, FrameKind::Compiled);
-            self.push(stack, frame);
-            return;
-        };
+        match self.trace_frames(sample, activation, base, address) {
+            Some(frames) => self.trace_stack(activation, base, &frames, stack),
+            None => {
+                // Without the snapshot, the function that the trace was entered in is still known, but not where it is.
+                let frame = self.lua_frame(activation, base, None, FrameKind::Compiled);
+                self.push(stack, frame);
+            }
+        }
+        1
+    }
+
+    /// Pushes frames that are active in a trace which was entered in `base`.
+    fn trace_stack(
+        &mut self,
+        activation: &Activation,
+        base: &LuaFrame,
+        frames: &[TraceFrame],
+        stack: &mut Vec<FrameId>,
+    ) {
         let last = frames.len().saturating_sub(1);
         let kind = |number: usize| if number == last { FrameKind::Compiled } else { FrameKind::Inlined };
         let mut shown: Vec<Frame> = frames
@@ -309,6 +322,50 @@ impl Resolver<'_> {
         for frame in shown {
             self.push(stack, frame);
         }
+    }
+
+    /// Pushes the frames of a trace that is being left, of which some or all may be on the Lua stack already, where `lua` is found.
+    /// Returns how many of `lua` that were. `innermost`: it is what the VM is doing, and no trace that it has called from.
+    fn exit(
+        &mut self,
+        sample: &Sample<'_>,
+        activation: &Activation,
+        lua: &[LuaFrame],
+        innermost: bool,
+        stack: &mut Vec<FrameId>,
+    ) -> usize {
+        let Some(top) = lua.first().filter(|top| top.prototype().is_some()) else { return 0 };
+        if !innermost || !matches!(sample.header.vmstate, VMST_EXIT | 0..) {
+            // All is on the Lua stack, and the C frame has saved the next instruction, where else it saves the one behind it.
+            let next = activation.cframes.get(top.cframe.unwrap_or(usize::MAX)).map(|cframe| cframe.pc);
+            let pc = if top.pc == next { top.pc.map(|pc| pc.wrapping_add(4)) } else { top.pc };
+            let frame = self.lua_frame(activation, top, pc, FrameKind::Interpreted);
+            self.push(stack, frame);
+            return 1;
+        }
+        if let Some((frames, written)) = self.exit_frames(sample, lua) {
+            self.trace_stack(activation, &lua[written - 1], &frames, stack);
+            return written;
+        }
+        let frame = self.lua_frame(activation, top, None, FrameKind::Interpreted);
+        self.push(stack, frame);
+        1
+    }
+
+    /// The frames that are active at the exit that is being taken, innermost first, and how many of `lua` they stand for.
+    fn exit_frames(&self, sample: &Sample<'_>, lua: &[LuaFrame]) -> Option<(Vec<TraceFrame>, usize)> {
+        let View { memory, copies, lua: Some(vm), running: Some(trace), .. } = &*self.view else { return None };
+        let handler = vm.exit_handler?;
+        let header = sample.header;
+        let [ax, ..] = header.registers.volatile;
+        let stack_byte = |offset: u64| {
+            let word = sample.stack.word(header.registers.sp.wrapping_add(offset));
+            word.map(|word| word as u8)
+        };
+        let exit = handler.exit(header.registers.ip, ax, header.exit, stack_byte)?;
+        let position = trace.at_exit(exit)?;
+        let progress = handler.progress(header.registers.ip);
+        frames_at_exit(trace, &copies.over(memory), &vm.layout, position, progress, lua)
     }
 
     /// Whether the prototype of a trace's base frame is in memory as the probe saw it. The prototypes inlined in the trace
@@ -333,7 +390,7 @@ impl Resolver<'_> {
     ) -> Option<Vec<TraceFrame>> {
         let code = base.prototype().map(|seen| seen.code..seen.code + u64::from(seen.sizebc) * 4);
         let on_stack = BaseFrame { function: base.function, code };
-        let View { memory, lua, running, .. } = &mut *self.view;
+        let View { memory, copies, lua, running, .. } = &mut *self.view;
         let lua = lua.as_mut()?;
         let traces = lua.traces.get_mut(&activation.global)?;
         let memory = &*memory;
@@ -353,7 +410,7 @@ impl Resolver<'_> {
             .and_then(place)
             .or_else(|| traces.lookup(memory, address).and_then(place))
             .or_else(|| traces.get(memory, number?).and_then(place))?;
-        match trace.frames(memory, &lua.layout, position, &on_stack) {
+        match trace.frames(&copies.over(memory), &lua.layout, position, &on_stack) {
             Ok(frames) => Some(frames),
             Err(_) => {
                 self.reason("traces whose snapshot did not fit the Lua stack");
@@ -649,6 +706,16 @@ impl Resolver<'_> {
     }
 }
 
+/// The frames of an activation in the piece behind the one at `index`.
+fn next_frames<'a>(pieces: &[Piece], index: usize, activations: &'a [Activation], activation: usize) -> &'a [LuaFrame] {
+    match pieces.get(index + 1) {
+        Some(Piece::Lua { activation: same, frames }) if *same == activation => {
+            &activations[activation].frames[frames.clone()]
+        }
+        _ => &[],
+    }
+}
+
 /// The names of a VM, read when first needed; or, while it is too early for that or when it is gone already, those of the VM
 /// read last: VMs of one process share builtins and C functions, and names of Lua functions are taken only for the very same
 /// prototype.
@@ -733,6 +800,9 @@ fn source_text(process: &Process, path: &str) -> Option<Arc<[u8]>> {
     Some(text.into())
 }
 
+/// `vmstate` while a trace is being left (`~LJ_VMST_EXIT`).
+const VMST_EXIT: i32 = -4;
+
 /// What the innermost VM was doing (`LJ_VMST_*`, `lj_obj.h`, inverted; a trace's number on a trace).
 fn state(header: &Header) -> State {
     match header.vmstate {
@@ -740,7 +810,7 @@ fn state(header: &Header) -> State {
         0.. => State::Compiled,
         -2 => State::C,
         -3 => State::Collector,
-        -4 => State::Exit,
+        VMST_EXIT => State::Exit,
         -7..=-5 => State::Compiler,
         _ => State::Interpreter,
     }

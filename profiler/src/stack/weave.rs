@@ -30,6 +30,11 @@ pub enum Piece {
         /// An address in the machine code, as in [`Piece::Native`].
         address: u64,
     },
+    /// A trace is being left, leaf-ward of the frames of its activation: its frames are on the Lua stack, or are being written to it.
+    Exit {
+        /// Index of the activation.
+        activation: usize,
+    },
     /// Frames of an activation, a range of [`Activation::frames`], innermost first.
     Lua {
         /// Index of the activation.
@@ -68,6 +73,8 @@ pub enum Missing {
 pub enum Code {
     /// The VM's assembly: the interpreter and the builtins in it.
     Assembly,
+    /// Its part that leaves a trace (`lj_vm_exit_handler`).
+    Exit,
     /// The VM's bridge to C functions called through FFI (`lj_vm_ffi_call`).
     FfiCall,
     /// Machine code of a trace, or one of its exit stubs.
@@ -99,7 +106,9 @@ pub trait Native {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Entered {
     Assembly,
-    Trace,
+    /// With an address in its machine code.
+    Trace(u64),
+    Exit,
 }
 
 /// Most frames believed of one native stack.
@@ -154,13 +163,18 @@ impl<N: Native> Weaver<'_, N> {
         for _ in 0..MOST_FRAMES {
             let address = self.registers.code.lookup();
             match self.native.code(address) {
-                code @ (Code::Assembly | Code::Trace) => {
+                code @ (Code::Assembly | Code::Trace | Code::Exit) => {
                     if code == Code::Assembly
                         && (self.pass_helper_of_trace() || self.pass_helper_of_c() || self.pass_unknown_cframe())
                     {
                         continue;
                     }
-                    if !self.take_cframe((code == Code::Trace).then_some(address)) {
+                    let entered = match code {
+                        Code::Trace => Entered::Trace(address),
+                        Code::Exit => Entered::Exit,
+                        _ => Entered::Assembly,
+                    };
+                    if !self.take_cframe(entered) {
                         self.pieces.push(Piece::Missing(Missing::NoActivation));
                         return;
                     }
@@ -215,9 +229,8 @@ impl<N: Native> Weaver<'_, N> {
         self.next = (self.next.0 + 1, 0);
     }
 
-    /// Puts the segment of the next C frame on the stack, and goes on with the code that entered the VM there. The code
-    /// that runs in it is a trace when `trace` has an address in its machine code.
-    fn take_cframe(&mut self, trace: Option<u64>) -> bool {
+    /// Puts the segment of the next C frame on the stack, and goes on with the code that entered the VM there.
+    fn take_cframe(&mut self, entered: Entered) -> bool {
         let sp = self.registers.sp();
         loop {
             let Some(address) = self.next_cframe() else { return false };
@@ -225,11 +238,11 @@ impl<N: Native> Weaver<'_, N> {
                 break;
             }
             // Unwinding has passed it already without meeting the VM: what ran in it cannot be placed better than here.
-            self.emit_segment(None);
+            self.emit_segment(Entered::Assembly);
         }
         let address = self.next_cframe().unwrap_or_default();
-        self.emit_segment(trace);
-        self.leave(address, if trace.is_some() { Entered::Trace } else { Entered::Assembly })
+        self.emit_segment(entered);
+        self.leave(address, entered)
     }
 
     /// Sets the registers to those of the caller of a C frame's owner.
@@ -245,13 +258,13 @@ impl<N: Native> Weaver<'_, N> {
             caller.set(register, value);
         }
         // The assembly leaves the other two alone. Entering a trace saves them where the C frame ends, r13 below r12 or
-        // without GC64 above it. While a trace is left they may be in either place.
+        // without GC64 above it. There they are until the exit handler is done.
         let others = match entered {
             Entered::Assembly if self.registers.sp() == cframe => {
                 [self.registers.get(Register::R12), self.registers.get(Register::R13)]
             }
             Entered::Assembly => [None, None],
-            Entered::Trace => {
+            Entered::Trace(_) | Entered::Exit => {
                 let second = match self.native.model() {
                     Model::Gc64 => cframe.wrapping_sub(8),
                     Model::Gc32 => cframe + 8,
@@ -268,11 +281,13 @@ impl<N: Native> Weaver<'_, N> {
         true
     }
 
-    fn emit_segment(&mut self, trace: Option<u64>) {
+    fn emit_segment(&mut self, entered: Entered) {
         let (index, cframe) = self.next;
         let activation = &self.activations[index];
-        if let Some(address) = trace {
-            self.pieces.push(Piece::Trace { activation: index, address });
+        match entered {
+            Entered::Trace(address) => self.pieces.push(Piece::Trace { activation: index, address }),
+            Entered::Exit => self.pieces.push(Piece::Exit { activation: index }),
+            Entered::Assembly => {}
         }
         if activation.leaf_unknown && cframe == 0 {
             self.pieces.push(Piece::Missing(Missing::LuaLeaf));
@@ -522,7 +537,7 @@ impl<N: Native> Weaver<'_, N> {
                 let why = if cut { Missing::NativeCut } else { Missing::NativeGap(stop) };
                 self.pieces.push(Piece::Missing(why));
             }
-            self.emit_segment(None);
+            self.emit_segment(Entered::Assembly);
             if self.leave(address, Entered::Assembly) {
                 return true;
             }
@@ -540,7 +555,7 @@ mod tests {
     use crate::luajit::frames::activations;
     use crate::probe::sample::StackCopy;
 
-    /// The VM's assembly below 0x1000, native code whose frames are a return address below 0x2000, nothing else.
+    /// The VM's assembly below 0x1000, at its end the exit handler, native code whose frames are a return address below 0x2000, nothing else.
     struct Process;
 
     impl Native for Process {
@@ -550,7 +565,8 @@ mod tests {
 
         fn code(&mut self, address: u64) -> Code {
             match address {
-                0..0x1000 => Code::Assembly,
+                0..0xf00 => Code::Assembly,
+                0xf00..0x1000 => Code::Exit,
                 0x1000..0x2000 => Code::Native,
                 _ => Code::None,
             }
@@ -633,6 +649,19 @@ mod tests {
         let native = |address| Piece::Native { address };
         let pieces = woven(0x804, SP, &[ACTIVATION, cframe(SP + 16), called(4, 17)], &words);
         assert_eq!(pieces, [native(0x1104), Piece::Lua { activation: 0, frames: 0..1 }, native(0x14ff)]);
+    }
+
+    #[test]
+    fn a_trace_that_is_left_is_where_the_exit_handler_has_called_from() {
+        // A C function at SP that the handler has called. Above that are saved registers, which may look like a C frame.
+        let mut words = [0; 31];
+        (words[0], words[10], words[29]) = (0xf10, 0x1600, 0x1500);
+        let native = |address| Piece::Native { address };
+        let pieces = woven(0x1200, SP, &[ACTIVATION, cframe(SP + 20 * 8), called(4, 17)], &words);
+        let left = [Piece::Exit { activation: 0 }, Piece::Lua { activation: 0, frames: 0..1 }];
+        assert_eq!(pieces, [&[native(0x1200)], &left[..], &[native(0x14ff)]].concat());
+        let pieces = woven(0xf04, SP, &[ACTIVATION, cframe(SP + 20 * 8), called(4, 17)], &words);
+        assert_eq!(pieces, [&left[..], &[native(0x14ff)]].concat(), "before the call");
     }
 
     #[test]

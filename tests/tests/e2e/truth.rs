@@ -22,6 +22,9 @@ const SAMPLES: u64 = 1_000;
 /// Samples a second.
 const FREQUENCY: u32 = 1_997;
 
+/// The programs that leave traces: stripped, recent, and without GC64.
+const LEFT: [&str; 3] = ["luajit", "210.7.4", "210.6.6-nogc64"];
+
 /// The tests of this file.
 pub fn tests() -> Vec<(String, Test)> {
     let workloads = Workload::all().expect("the workloads are well formed");
@@ -48,6 +51,10 @@ pub fn tests() -> Vec<(String, Test)> {
         tests.push(test(format!("shares::known::{mode}"), move || known_shares(mode)));
         tests.push(test(format!("shares::as_jit_p_says::{mode}"), move || as_jit_p_says(mode)));
     }
+    for name in LEFT {
+        let runtime: Runtime = name.parse().expect("it is one of the builds");
+        tests.push(test(format!("truth::the_frames_of_a_trace_that_is_left::{runtime}"), move || left(runtime)));
+    }
     tests.push(test("truth::a_deep_stack_is_cut_in_its_middle", deep));
     tests
 }
@@ -61,6 +68,38 @@ fn known(runtimes: &[Runtime], mode: Mode, workload: &Workload) -> Result<()> {
         }
     }
     anyhow::bail!("none of {RUNTIMES:?} can run it")
+}
+
+/// While a trace is left, the functions inlined in it are shown, each with its line. The only guards of the trace of `outer` that
+/// fail are in `inner` and at the end of its loop.
+fn left(runtime: Runtime) -> Result<()> {
+    let workload = Workload::read("exits")?;
+    let case = Case { workload: &workload, runtime, mode: Mode::Jit };
+    let target = case.start()?;
+    let by_state = stacks(target.pid(), 4, &[&LINES[..], &["--by", "state"]].concat())?;
+    let calls = |name: &str, line| workload.graph.calls.iter().any(|call| call.caller == name && call.line == line);
+    let (mut all, mut wrong, mut example) = (0, 0, None);
+    for stack in by_state.iter().filter(|stack| stack.frames.first() == Some(&Frame::Other("trace exit".to_owned()))) {
+        let functions: Vec<_> = stack.frames.iter().filter_map(Frame::lua).collect();
+        let without_line = functions.iter().any(|function| function.line.is_none());
+        let without_inlined = functions.last().is_some_and(|last| match last.name.as_str() {
+            "middle" => true,
+            "outer" => last.line.is_none_or(|line| calls("outer", line)),
+            _ => false,
+        });
+        all += stack.count;
+        if without_line || without_inlined {
+            wrong += stack.count;
+            example = Some(stack);
+        }
+    }
+    ensure!(all >= 100, "only {all} samples were taken while a trace was left");
+    ensure!(
+        wrong as f64 <= all as f64 / 100.0,
+        "of {all} samples taken while a trace was left {wrong} lack a line or an inlined function, such as {}",
+        example.map_or_else(String::new, ToString::to_string)
+    );
+    Ok(())
 }
 
 fn deep() -> Result<()> {
