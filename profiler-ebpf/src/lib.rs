@@ -2,9 +2,9 @@
 //!
 //! All structs are `repr(C)` with explicit padding, in the byte order of the machine that both sides run on. A record in
 //! the ring buffer is a [`Header`]; for a sample it is followed by `entries_kept` [`Entry`]s, `kernel_bytes` of kernel
-//! return addresses (8 bytes each, leaf first), `leaf_bytes` of the native stack from the stack pointer up, and
-//! `root_bytes` of the native stack from `root_address` up. In a [`Copied`], which
-//! takes the place of the header, the bytes follow it.
+//! return addresses (8 bytes each, leaf first), `leaf_bytes` of the native stack from the stack pointer up,
+//! `root_bytes` of the native stack from `root_address` up, and the [`RED_ZONE`] bytes below the stack pointer if they could
+//! be read. In a [`Copied`], which takes the place of the header, the bytes follow it.
 
 #![no_std]
 
@@ -19,6 +19,8 @@ pub const LEAF_ENTRIES: usize = ENTRIES / 2;
 pub const LEAF_STACK: usize = 48 << 10;
 /// Most bytes of native stack copied up to the stack's base when there are more than [`LEAF_STACK`].
 pub const ROOT_STACK: usize = 16 << 10;
+/// Bytes below the stack pointer that code on x86-64 may have in use (System V ABI, 3.2.2).
+pub const RED_ZONE: usize = 128;
 /// Most kernel return addresses (the kernel's own default limit, `kernel.perf_event_max_stack`).
 pub const KERNEL_FRAMES: usize = 127;
 /// Size in bytes of a C frame of the VM's assembly on x86-64 (`CFRAME_SIZE`, `lj_frame.h`); its return address is 8

@@ -26,7 +26,7 @@ use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::programs::{PerfEventContext, RawTracePointContext};
 use luaflame_ebpf::{
     CFRAME_SIZE, Copied, ENTRIES, Entry, Header, KERNEL_FRAMES, Kernel, LEAF_ENTRIES, LEAF_STACK, Layout, Process,
-    ROOT_STACK, base, counter, entry, flag, frame, record, watch,
+    RED_ZONE, ROOT_STACK, base, counter, entry, flag, frame, record, watch,
 };
 
 /// Processes to sample, by thread group id in the initial PID namespace.
@@ -148,7 +148,7 @@ const KERNEL_BYTES: usize = KERNEL_FRAMES * 8;
 #[repr(C)]
 struct Body {
     entries: [Entry; ENTRIES],
-    room: [u8; KERNEL_BYTES + LEAF_STACK + ROOT_STACK + 64],
+    room: [u8; KERNEL_BYTES + LEAF_STACK + ROOT_STACK + RED_ZONE + 64],
 }
 
 /// Hides from the compiler what it knows of a number, so that the bound check that follows stays a check of the very
@@ -1333,6 +1333,10 @@ unsafe fn send(context: &PerfEventContext, header: &mut Header, body: &mut Body,
         end = opaque(end);
         if end > ENTRIES_END + (KERNEL_BYTES + LEAF_STACK + ROOT_STACK) as u64 {
             return;
+        }
+        // By itself, since its page may not be there when the stack's is.
+        if read_user(start.add(end as usize), RED_ZONE as u32, sp.wrapping_sub(RED_ZONE as u64)) {
+            end += RED_ZONE as u64;
         }
         let length = size_of::<Header>() as u64 + end;
         let ring = (&raw const EVENTS).cast_mut().cast::<c_void>();

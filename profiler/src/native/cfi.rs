@@ -270,10 +270,7 @@ impl CallFrames {
             let rule = row.register(gimli::Register(number.into()));
             let value = match rule {
                 None if number == Register::Sp as u8 => continue,
-                None if CALLEE_SAVED.iter().any(|saved| *saved as u8 == number) => {
-                    evaluation.registers.number(number.into())
-                }
-                None => None,
+                None => evaluation.registers.number(number.into()),
                 // A register that cannot be restored is unknown from here on; it may never be needed.
                 Some(rule) => evaluation.restore(rule, cfa, number.into()).ok(),
             };
@@ -366,17 +363,13 @@ impl FrameRule {
         }
         let at = cfa.wrapping_sub(8);
         let address = read_stack(at).map_err(|()| StepError::Truncated(at))?;
-        let mut caller = Registers::new(CodeAddress::Return(address), cfa);
-        for (register, words) in CALLEE_SAVED.iter().zip(self.saved) {
-            let value = if words == SAME {
-                registers.get(*register)
-            } else {
-                // What lies below the stack pointer may not have been copied.
-                read_stack(cfa.wrapping_add_signed(i64::from(words) * 8)).ok()
-            };
-            caller.set_number(*register as u8, value);
+        for (register, words) in CALLEE_SAVED.iter().zip(self.saved).filter(|(_, words)| *words != SAME) {
+            // What lies below the stack pointer may not have been copied.
+            let value = read_stack(cfa.wrapping_add_signed(i64::from(words) * 8)).ok();
+            registers.set_number(*register as u8, value);
         }
-        *registers = caller;
+        registers.code = CodeAddress::Return(address);
+        registers.set(Register::Sp, cfa);
         Ok(address != 0)
     }
 }

@@ -60,7 +60,8 @@ pub(super) const CALLEE_SAVED: [Register; 6] =
 
 /// The registers of one frame.
 ///
-/// The stack pointer and the place in the code are always known; every other register may be unknown.
+/// The stack pointer and the place in the code are always known; every other register may be unknown. One that calls may
+/// change has the value that it has in the callee.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Registers {
     /// Where the frame is in the code.

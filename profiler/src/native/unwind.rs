@@ -187,7 +187,8 @@ impl Unwinder {
     /// `read_stack` gives the 8 bytes at a runtime address, from the copied stack.
     ///
     /// Restored are the stack pointer, the place in the code, and the callee-saved registers (`bx`, `bp`, `r12` to `r15`)
-    /// as far as their values were known or stored; the others become unknown, except across a signal, which stores all.
+    /// as far as their values were known or stored. The others stay as they were, except across a signal, which stores all: only
+    /// hand-written assembly finds its frame by one of them, and it calls nothing but assembly that leaves that one alone.
     ///
     /// # Errors
     /// Why the caller is not known; `registers` are unchanged then.

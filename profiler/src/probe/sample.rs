@@ -1,6 +1,6 @@
 //! Records of the probe, as they come out of the ring buffer.
 
-use luaflame_ebpf::{Copied, Entry, Header, LEAF_ENTRIES, flag, record};
+use luaflame_ebpf::{Copied, Entry, Header, LEAF_ENTRIES, RED_ZONE, flag, record};
 use zerocopy::FromBytes;
 
 /// The version of how records are laid out. Captures keep records as they came: when this grows, replaying has to bring
@@ -66,6 +66,8 @@ pub struct Cut {
 /// The parts of a native stack that were copied.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct StackCopy<'a> {
+    /// What lies right below the stack pointer, where code may have values, too; empty when it was not copied.
+    pub red_zone: &'a [u8],
     /// Address of the first byte of `leaf`: the stack pointer.
     pub leaf_address: u64,
     /// From the stack pointer up.
@@ -83,7 +85,10 @@ impl StackCopy<'_> {
             let offset = usize::try_from(address.checked_sub(start)?).ok()?;
             Some(u64::from_ne_bytes(*bytes.get(offset..)?.first_chunk()?))
         };
-        within(self.leaf_address, self.leaf).or_else(|| within(self.root_address, self.root))
+        let red_zone = self.leaf_address.wrapping_sub(self.red_zone.len() as u64);
+        within(self.leaf_address, self.leaf)
+            .or_else(|| within(self.root_address, self.root))
+            .or_else(|| within(red_zone, self.red_zone))
     }
 }
 
@@ -124,7 +129,8 @@ impl<'a> Sample<'a> {
         let (entries, rest) = <[Entry]>::ref_from_prefix_with_elems(rest, kept).ok()?;
         let (kernel, rest) = <[u64]>::ref_from_prefix_with_elems(rest, header.kernel_bytes as usize / 8).ok()?;
         let (leaf, rest) = rest.split_at_checked(header.leaf_bytes as usize)?;
-        let (root, _) = rest.split_at_checked(header.root_bytes as usize)?;
+        let (root, rest) = rest.split_at_checked(header.root_bytes as usize)?;
+        let red_zone = rest.get(..RED_ZONE).unwrap_or_default();
         let missing = header.entries_found.checked_sub(header.entries_kept)?;
         let mut entries = entries.to_vec();
         let cut = (missing > 0).then_some(Cut { before: LEAF_ENTRIES, missing });
@@ -138,12 +144,44 @@ impl<'a> Sample<'a> {
             entries,
             cut,
             kernel: kernel.to_vec(),
-            stack: StackCopy { leaf_address: header.registers.sp, leaf, root_address: header.root_address, root },
+            stack: StackCopy {
+                red_zone,
+                leaf_address: header.registers.sp,
+                leaf,
+                root_address: header.root_address,
+                root,
+            },
         })
     }
 
     /// Whether the interrupt hit kernel mode.
     pub fn in_kernel(&self) -> bool {
         self.header.flags & flag::KERNEL != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use luaflame_ebpf::Registers;
+    use zerocopy::IntoBytes;
+
+    use super::*;
+
+    #[test]
+    fn words_below_the_stack_pointer_are_known_if_they_were_copied() {
+        const SP: u64 = 0x7000;
+        let registers = Registers { sp: SP, ..Registers::default() };
+        let header = Header { kind: record::SAMPLE, leaf_bytes: 8, registers, ..Header::default() };
+        let word = |record: &[u64], address| match Record::parse(record.as_bytes()) {
+            Ok(Record::Sample(sample)) => sample.stack.word(address),
+            other => panic!("{other:?}"),
+        };
+        let words: [u64; size_of::<Header>() / 8] = zerocopy::transmute!(header);
+        let mut record = words.to_vec();
+        record.push(1);
+        assert_eq!([SP, SP - 8].map(|address| word(&record, address)), [Some(1), None]);
+        record.extend(2..2 + RED_ZONE as u64 / 8);
+        let below = SP - RED_ZONE as u64;
+        assert_eq!([SP, below, SP - 8, below - 8].map(|at| word(&record, at)), [Some(1), Some(2), Some(17), None]);
     }
 }

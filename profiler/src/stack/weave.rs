@@ -602,7 +602,7 @@ mod tests {
         let mut header = Header::default();
         (header.registers.ip, header.registers.sp) = (ip, sp);
         let bytes: Vec<u8> = stack.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let stack = StackCopy { leaf_address: sp, leaf: &bytes, root_address: 0, root: &[] };
+        let stack = StackCopy { red_zone: &[], leaf_address: sp, leaf: &bytes, root_address: 0, root: &[] };
         let owner = 1 << frame::ACTIVATION_SHIFT;
         let entries: Vec<Entry> = entries.iter().map(|entry| Entry { flags: owner, ..*entry }).collect();
         let sample = Sample { header: &header, entries, cut: None, kernel: Vec::new(), stack };
