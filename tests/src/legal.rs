@@ -214,10 +214,8 @@ pub fn judge(stacks: &[Stack], truth: &Truth<'_>) -> Verdict {
 
 /// The name of a function in a call graph: the last part of the name, which may say where it is stored (`app.handle`).
 fn node(function: &Function) -> &str {
-    match function.file.split_once("_by_lua(") {
-        Some((phase, _)) if function.name.is_empty() || function.name == MAIN => {
-            &function.file[..phase.len() + "_by_lua".len()]
-        }
+    match function.directive() {
+        Some(directive) if function.name.is_empty() || function.name == MAIN => directive,
         _ => function.name.rsplit(['.', ':']).next().unwrap_or_default(),
     }
 }
@@ -357,7 +355,7 @@ impl<'a> Walk<'a> {
         };
         let Definition { file, line, end } =
             self.truth.graph.functions.get(name).with_context(|| format!("there is no `{function}`"))?;
-        let directive = function.file.contains("_by_lua(");
+        let directive = function.directive().is_some();
         ensure!(directive || function.is_in(file), "`{function}` is of another program");
         // The lines of a directive's code are counted from where it begins.
         let at = function.line.map(|at| if directive { line + at - at.min(1) } else { at });

@@ -115,13 +115,18 @@ impl Function {
     fn parse(label: &str, by: By) -> Option<Function> {
         let named = label.strip_suffix(')').and_then(|label| label.split_once(" ("));
         let (name, place) = named.unwrap_or(("", label));
-        let is_file = |file: &str| file.ends_with(".lua") || file.ends_with(')') && file.contains("_by_lua(");
+        let is_file = |file: &str| file.ends_with(".lua") || directive(file).is_some();
         let (file, line) = match place.rsplit_once(':') {
             Some((file, "?")) => (file, None),
             Some((file, line)) if is_file(file) => (file, Some(line.parse().ok()?)),
             _ => (place, Some(0)),
         };
         is_file(file).then(|| Function { name: name.to_owned(), file: file.to_owned(), line, by })
+    }
+
+    /// The directive of nginx's that it is code of.
+    pub fn directive(&self) -> Option<&str> {
+        directive(&self.file)
     }
 
     /// The name of its file, without the folder.
@@ -132,6 +137,14 @@ impl Function {
     /// Whether its file has this name, in whatever folder.
     pub fn is_in(&self, file_name: &str) -> bool {
         self.file_name() == file_name
+    }
+}
+
+/// The directive of nginx's whose code has this chunk name: `content_by_lua(nginx.conf:12)`; those of TLS do not say where they are.
+fn directive(file: &str) -> Option<&str> {
+    match file.strip_suffix(')').and_then(|file| file.split_once('(')) {
+        Some((name, _)) => name.ends_with("_by_lua").then_some(name),
+        None => (file.starts_with("ssl_") && file.ends_with("_by_lua")).then_some(file),
     }
 }
 
@@ -181,7 +194,8 @@ mod tests {
     #[test]
     fn every_kind_of_label_is_read_as_what_it_is() {
         let folded = "_start;main;main chunk (samples/lua/fib.lua);pcall;fib (samples/lua/fib.lua:3)_[j];\
-                      spin (samples/lua/fib.lua:?)_[i];a.lua:7;content_by_lua(nginx.conf:12);operator() (int)_[i];\
+                      spin (samples/lua/fib.lua:?)_[i];a.lua:7;content_by_lua(nginx.conf:12);\
+                      main chunk (ssl_certificate_by_lua:2);ngx_http_lua_ssl_cert_by_lua;operator() (int)_[i];\
                       [frames missing];vfs_read_[k] 12\n";
         let stacks = parse(folded).unwrap();
         assert_eq!(stacks[0].count, 12);
@@ -196,6 +210,8 @@ mod tests {
                 lua("spin", "samples/lua/fib.lua", None, By::Inlined),
                 lua("", "a.lua", Some(7), By::Interpreter),
                 lua("", "content_by_lua(nginx.conf:12)", Some(0), By::Interpreter),
+                lua("main chunk", "ssl_certificate_by_lua", Some(2), By::Interpreter),
+                Frame::Other("ngx_http_lua_ssl_cert_by_lua".into()),
                 Frame::Other("operator() (int)".into()),
                 Frame::Marker("[frames missing]".into()),
                 Frame::Kernel("vfs_read".into()),

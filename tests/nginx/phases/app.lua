@@ -1,6 +1,7 @@
 -- What nginx.conf beside this runs in its phases, and what these start: timers, light threads and coroutines, each of which
 -- lua-nginx-module resumes from C, so that nothing of what has started them is on their stacks.
 local balancer = require "ngx.balancer"
+local session = require "ngx.ssl.session"
 
 local M = {}
 
@@ -24,6 +25,33 @@ end
 function M.balance(peer)
     spin(5000) --> spin
     assert(balancer.set_current_peer(peer))
+end
+
+function M.client_hello()
+    local sum = spin(5000) --> spin
+    return sum
+end
+
+function M.certificate()
+    local sum = spin(5000) --> spin
+    return sum
+end
+
+-- By their identifiers. Each resumes one connection only, so that new ones are made all the time.
+local sessions = {}
+
+function M.fetch()
+    spin(5000) --> spin
+    local id = assert(session.get_session_id())
+    if sessions[id] then
+        assert(session.set_serialized_session(sessions[id]))
+        sessions[id] = nil
+    end
+end
+
+function M.store()
+    spin(5000) --> spin
+    sessions[assert(session.get_session_id())] = assert(session.get_serialized_session())
 end
 
 function M.set()
@@ -68,6 +96,7 @@ end
 
 function M.content()
     local part = ngx.location.capture("/sub").body .. ngx.location.capture("/proxied").body
+    part = part .. ngx.location.capture("/encrypted").body
     local thread = assert(ngx.thread.spawn(light, 5000))
     local producer = coroutine.create(produce)
     coroutine.resume(producer, 5000)

@@ -8,12 +8,14 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use luaflame_tests::graph::{Graph, MAIN};
 use luaflame_tests::legal::{Truth, check};
+use luaflame_tests::load::free_port;
 use luaflame_tests::luaflame::{FREQUENCY, LINES, Luaflame, stacks};
 use luaflame_tests::nginx::Nginx;
 use luaflame_tests::paths::{copy_folder, root};
 use luaflame_tests::process::{cpu_time_of_children, wait_for_work};
 use luaflame_tests::programs::entry_point;
 use luaflame_tests::stacks::{Frame, Stack};
+use rcgen::{CertifiedKey, generate_simple_self_signed};
 
 use crate::{Test, test};
 
@@ -52,19 +54,28 @@ fn served(
     test: impl FnOnce(&mut Nginx) -> Result<()>,
 ) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let copy = folder.path().join("configuration");
-    copy_folder(&root().join("tests/nginx").join(configuration), &copy)?;
-    let file = copy.join("nginx.conf");
-    for (part, replacement) in replacements {
-        let text = fs::read_to_string(&file)?;
-        ensure!(text.contains(part), "{part:?} is not in the configuration");
-        fs::write(&file, text.replace(part, replacement))?;
-    }
-    let mut nginx = Nginx::start(&copy, &folder.path().join("nginx"), workers, "")?;
+    let mut nginx = start(folder.path(), configuration, workers, replacements)?;
     let load = nginx.load("/", None, 8, 60)?;
     test(&mut nginx)?;
     drop(load);
     Ok(())
+}
+
+/// A server without load, as [`served`] has it, in a folder. It has a certificate, and of the address for TLS the port is a free one.
+fn start(folder: &Path, configuration: &str, workers: usize, replacements: &[(&str, &str)]) -> Result<Nginx> {
+    let copy = folder.join("configuration");
+    copy_folder(&root().join("tests/nginx").join(configuration), &copy)?;
+    let file = copy.join("nginx.conf");
+    let mut text = fs::read_to_string(&file)?;
+    for (part, replacement) in replacements {
+        ensure!(text.contains(part), "{part:?} is not in the configuration");
+        text = text.replace(part, replacement);
+    }
+    fs::write(&file, text.replace("127.0.0.1:8443", &format!("127.0.0.1:{}", free_port()?)))?;
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()])?;
+    fs::write(copy.join("certificate.pem"), cert.pem())?;
+    fs::write(copy.join("key.pem"), signing_key.serialize_pem())?;
+    Nginx::start(&copy, &folder.join("nginx"), workers, "")
 }
 
 /// The only worker.
@@ -113,13 +124,17 @@ fn worker(init: &str) -> Result<()> {
     })
 }
 
-/// Every phase of a request, and what is resumed from C: subrequests, light threads, coroutines and timers.
+/// Every phase of a request and of a TLS handshake, and what is resumed from C: subrequests, light threads, coroutines and timers.
 fn phases(init: &str) -> Result<()> {
     served("phases", 1, &[(INIT, init)], |nginx| {
         let stacks = stacks(only_worker(nginx)?, 4, &LINES)?;
         let files = ["sub.lua", "app.lua", "nginx.conf"].map(|name| nginx.folder().join(name));
         let graph = Graph::read(&files.each_ref().map(|file| file.as_path()))?;
         let start = [
+            "ssl_client_hello_by_lua",
+            "ssl_session_fetch_by_lua",
+            "ssl_certificate_by_lua",
+            "ssl_session_store_by_lua",
             "set_by_lua",
             "rewrite_by_lua",
             "access_by_lua",
@@ -134,7 +149,11 @@ fn phases(init: &str) -> Result<()> {
             "in_time",
             "tick",
         ];
-        let seen: [&[&str]; 13] = [
+        let seen: [&[&str]; 17] = [
+            &["ssl_client_hello_by_lua", "client_hello", "spin"],
+            &["ssl_session_fetch_by_lua", "fetch", "spin"],
+            &["ssl_certificate_by_lua", "certificate", "spin"],
+            &["ssl_session_store_by_lua", "store", "spin"],
             &["set_by_lua", "set", "spin"],
             &["rewrite_by_lua", "rewrite", "spin"],
             &["access_by_lua", "access", "spin"],
@@ -218,7 +237,7 @@ fn idle_time_is_not_lua() -> Result<()> {
 fn waiting_is_not_lua() -> Result<()> {
     const COROUTINES: usize = 20;
     let folder = tempfile::tempdir()?;
-    let nginx = Nginx::start(&root().join("tests/nginx/idle"), folder.path(), 1, "")?;
+    let nginx = start(folder.path(), "idle", 1, &[])?;
     let mut waiting = Vec::new();
     for path in ["/asleep", "/reading"] {
         for _ in 0..COROUTINES {
@@ -227,11 +246,12 @@ fn waiting_is_not_lua() -> Result<()> {
             waiting.push(connection);
         }
     }
-    let load = nginx.load("/nginx.conf", Some(&nginx.folder().join("load.lua")), 8, 60)?;
+    let compressed = nginx.load("/nginx.conf", Some(&nginx.folder().join("load.lua")), 8, 60)?;
+    let encrypted = nginx.load("/nginx", None, 8, 60)?;
     // Longer than it takes to come to waiting.
     wait_for_work(only_worker(&nginx)?, 50)?;
     let stacks = stacks(only_worker(&nginx)?, 3, &[])?;
-    drop(load);
+    drop((compressed, encrypted));
     for stack in &stacks {
         let lua = |frame: &Frame| match frame {
             Frame::Lua(_) => true,
@@ -242,6 +262,15 @@ fn waiting_is_not_lua() -> Result<()> {
     }
     let compresses = |stack: &Stack| stack.frames.contains(&Frame::Other("deflate".to_owned()));
     ensure!(stacks.iter().any(compresses), "it was not seen compressing");
+    for function in ["ngx_ssl_handshake", "ngx_ssl_write"] {
+        // The functions of libcrypto that do the work have no names.
+        let cipher = |frame: &Frame| matches!(frame, Frame::Other(name) if name.starts_with("libcrypto."));
+        let encrypts = |stack: &Stack| {
+            let mut above = stack.frames.iter().skip_while(|frame| **frame != Frame::Other(function.to_owned()));
+            above.any(cipher)
+        };
+        ensure!(stacks.iter().any(encrypts), "{function} was not seen at work in libcrypto");
+    }
     for connection in &waiting {
         connection.set_nonblocking(true)?;
         let answered = connection.peek(&mut [0]);
