@@ -631,15 +631,17 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
         walk.stack = stack;
         walk.base = stored;
         let mut source = base::STATE;
+        if walk.innermost != 0 {
+            header.g = g;
+            header.vmstate = user_half(g + u64::from(layout.g_vmstate)) as i32;
+        }
         if stored <= stack || stored > maxstack || maxstack - stack > LUA_STACK {
             // It is one, but its Lua stack is being moved; or what it says of its Lua stack cannot be and leads nowhere.
             walk.innermost = 0;
             walk.base = if maxstack - stack > LUA_STACK { 0 } else { moved(stored, maxstack) };
         } else if walk.innermost != 0 {
             walk.innermost = 0;
-            header.g = g;
             header.jit_base = user_reference(layout, g + u64::from(layout.g_jit_base));
-            header.vmstate = user_half(g + u64::from(layout.g_vmstate)) as i32;
             let exit = &walk.process.exit;
             if header.vmstate == VMST_EXIT {
                 header.exit = user_half(g + u64::from(exit.g_exitno));

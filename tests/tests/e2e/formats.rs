@@ -7,9 +7,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use flate2::read::GzDecoder;
-use luaflame_tests::luaflame::{FREQUENCY, run};
+use luaflame_tests::luaflame::{FREQUENCY, run, stacks};
 use luaflame_tests::programs::{Mode, Runtime, Target};
-use luaflame_tests::stacks::parse;
+use luaflame_tests::stacks::{Frame, Stack, parse};
 use prost::Message;
 use serde_json::Value;
 
@@ -20,7 +20,39 @@ pub fn tests() -> Vec<(String, Test)> {
     vec![
         test("formats::all_hold_the_same_samples", || all("calls.lua", "fib")),
         test("formats::hostile_names", || all("hostile.lua", "")),
+        test("formats::growing_stacks_are_of_a_vm", growing_stacks),
     ]
+}
+
+/// A recursion in one new coroutine after the other, whose Lua stack grows with it.
+const GROWING: &str = r#"
+local function descend(n)
+    if n == 0 then
+        return 0
+    end
+    return 1 + descend(n - 1)
+end
+io.write("ready\n")
+io.flush()
+while true do
+    coroutine.wrap(descend)(7000)
+end
+"#;
+
+/// The VM is known while it moves a Lua stack.
+fn growing_stacks() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let script = folder.path().join("growing.lua");
+    fs::write(&script, GROWING)?;
+    let target = Target::start(Runtime::CommandLine.command(Mode::Interpreter)?.arg(&script))?;
+    let stacks = stacks(target.pid(), 3, &["--by", "vm"])?;
+    let grows = |stack: &Stack| matches!(stack.frames.last(), Some(Frame::Other(name)) if name.contains("memset"));
+    ensure!(stacks.iter().any(grows), "no stack was seen growing");
+    for stack in &stacks {
+        let outside = matches!(stack.frames.first(), Some(Frame::Other(name)) if name.starts_with("no VM"));
+        ensure!(!outside, "Lua is said to be of no VM:\n{stack}");
+    }
+    Ok(())
 }
 
 /// What a reader finds in a file: the number of samples, and those with a function in whose name a word is.
