@@ -55,12 +55,15 @@ pub fn witness(mode: Mode, frequency: u32) -> Result<()> {
                 .map(|shares| shares.get(name).map_or("-".to_owned(), |share| percent(*share)));
             table.row(name.clone(), cells);
         }
+        let off = |name| our_sums.get(name).unwrap_or(&0.0) - their_sums.get(name).unwrap_or(&0.0);
+        let widest = our_sums.keys().chain(their_sums.keys()).map(|name| f64::abs(off(name))).fold(0.0, f64::max);
         println!(
             "\nbeside LuaJIT's own profiler, {mode}: {name}.lua, {} samples of luaflame and {} of -jp; total variation distance \
-             {}\n{table}",
+             of the own times {}, largest difference of an inclusive share {}\n{table}",
             samples(&seen.luaflame),
             samples(&seen.jit_p),
             percent(distance(&ours, &theirs)),
+            percent(widest),
         );
     }
     Ok(())
