@@ -634,6 +634,9 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
         if walk.innermost != 0 {
             header.g = g;
             header.vmstate = user_half(g + u64::from(layout.g_vmstate)) as i32;
+            if header.vmstate == VMST_EXIT {
+                header.exit = user_half(g + u64::from(walk.process.exit.g_exitno));
+            }
         }
         if stored <= stack || stored > maxstack || maxstack - stack > LUA_STACK {
             // It is one, but its Lua stack is being moved; or what it says of its Lua stack cannot be and leads nowhere.
@@ -642,10 +645,6 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
         } else if walk.innermost != 0 {
             walk.innermost = 0;
             header.jit_base = user_reference(layout, g + u64::from(layout.g_jit_base));
-            let exit = &walk.process.exit;
-            if header.vmstate == VMST_EXIT {
-                header.exit = user_half(g + u64::from(exit.g_exitno));
-            }
             let r = &header.registers;
             let in_asm = r.ip >= walk.process.asm_start && r.ip < walk.process.asm_end;
             let on_stack = header.jit_base > stack && header.jit_base <= maxstack;
@@ -653,6 +652,7 @@ unsafe fn activation(walk: &mut Walk, header: &mut Header, body: &mut Body) {
             let bottom = stack + u64::from(layout.frame_size);
             // `lj_vm_exit_interp`: the trace has been left, and `vmstate` does not say so yet.
             let restored = own && header.vmstate >= 0 || in_asm && header.vmstate == VMST_EXIT;
+            let exit = &walk.process.exit;
             if r.ip >= exit.start && r.ip < exit.back {
                 // The exit handler stores the trace's base before it clears `jit_base`, and leaves the rest to C code.
                 if on_stack {
