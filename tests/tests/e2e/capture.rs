@@ -130,7 +130,7 @@ fn damaged() -> Result<()> {
         run(&["report", name, "-f", "folded", "-o", "-"])?.failure(1, &[name, word])
     };
     refused(&whole[..whole.len() / 2], "ends too early")?;
-    refused(b"#!/bin/sh\n", "not a capture")?;
+    refused(b"#!/bin/sh\n", "it is no stack with a count behind it")?;
     let mut flipped = whole.clone();
     flipped[whole.len() / 3] ^= 0x10;
     refused(&flipped, "damaged")?;
