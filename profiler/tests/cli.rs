@@ -39,7 +39,9 @@ fn usage_errors_exit_with_2() {
         &[][..],
         &["-t", "10"],
         &["-p", "0"],
-        &["-p", "nginx"],
+        &["-p", "4194305"],
+        &["-p", ""],
+        &["-p", "sbin/nginx"],
         &["-p", "7", "-t", "soon"],
         &["-p", "7", "-F", "0"],
         &["-p", "7", "-F", "100000"],
@@ -123,6 +125,12 @@ fn stacks_of_other_tools_are_drawn() {
     let output = luaflame(directory.path(), &["report", "cut.bt"]);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(1) && text.contains("the last stack has no count"), "{text}");
+}
+
+#[test]
+fn a_name_that_no_process_has_is_said() {
+    let text = refusal(1, &["doctor", "-p", "no-such-program"]);
+    assert!(text.starts_with("luaflame: error: no process has the name 'no-such-program'"), "{text}");
 }
 
 /// Without privileges the refusal is another one, and the same holds.

@@ -31,6 +31,20 @@ impl Nginx {
     /// # Errors
     /// When it cannot be started or does not listen within ten seconds; the error holds what it logged.
     pub fn start(configuration: &Path, folder: &Path, workers: usize, globals: &str) -> Result<Nginx> {
+        Nginx::start_program(Path::new("nginx"), configuration, folder, workers, globals)
+    }
+
+    /// The same of another program than the one that is found by its name.
+    ///
+    /// # Errors
+    /// As [`Nginx::start`].
+    pub fn start_program(
+        program: &Path,
+        configuration: &Path,
+        folder: &Path,
+        workers: usize,
+        globals: &str,
+    ) -> Result<Nginx> {
         if folder.exists() {
             fs::remove_dir_all(folder)?;
         }
@@ -44,7 +58,7 @@ impl Nginx {
 
         let log = folder.join("error.log");
         let master = Running::spawn(
-            Command::new("nginx")
+            Command::new(program)
                 .arg("-p")
                 .arg(folder)
                 .args(["-e", "stderr", "-c", "nginx.conf", "-g"])

@@ -4,6 +4,7 @@ mod args;
 mod diff;
 mod doctor;
 mod launch;
+mod processes;
 mod progress;
 mod signals;
 mod summary;
@@ -29,7 +30,7 @@ use luaflame::target::live::live;
 use luaflame::target::world::World;
 
 pub use args::Args;
-use args::{Destination, Plan, Source, Work};
+use args::{Destination, Named, Plan, Source, Work};
 use launch::Launched;
 use progress::ProgressLine;
 use signals::Interrupt;
@@ -44,7 +45,7 @@ pub fn run(work: &Work) -> ExitCode {
         Work::Draw(plan) => profile(plan),
         Work::Compare(pair) => diff::compare(pair),
         Work::Top(watching) => top::run(watching),
-        Work::Doctor { pids, json } => examine(pids, *json),
+        Work::Doctor { processes, json } => examine(processes, *json),
     };
     match done {
         Ok(code) => code,
@@ -56,8 +57,8 @@ pub fn run(work: &Work) -> ExitCode {
 }
 
 /// Writes what was found here to standard output.
-fn examine(pids: &[u32], json: bool) -> anyhow::Result<ExitCode> {
-    let report = doctor::examine(pids);
+fn examine(processes: &[Named], json: bool) -> anyhow::Result<ExitCode> {
+    let report = doctor::examine(&processes::resolve(processes)?);
     let text = if json { serde_json::to_string_pretty(&report)? + "\n" } else { report.text() };
     match Output::at(Path::new("-"))?.write(text.as_bytes()) {
         Err(error) if !error.is_closed_pipe() => Err(error.into()),
@@ -73,12 +74,13 @@ fn profile(plan: &Plan) -> anyhow::Result<ExitCode> {
     };
     let outputs = plan.outputs.iter().map(open).collect::<Result<Vec<Output>, OutputError>>()?;
     match &plan.source {
-        Source::Processes { program, options, with_memory } => {
+        Source::Processes { processes, program, options, with_memory } => {
             let capture = with_memory.as_ref().map(|path| Output::at(path)).transpose()?.map(Output::secret);
             requirements::check()?;
+            let pids = processes::resolve(processes)?;
             let interrupt = Interrupt::install().context(NO_INTERRUPT)?;
             let mut launched = if program.is_empty() { None } else { Some(Launched::start(program)?) };
-            let options = &record::Options { launched: launched.as_ref().map(Launched::pid), ..options.clone() };
+            let options = &record::Options { pids, launched: launched.as_ref().map(Launched::pid), ..options.clone() };
             let recorder = capture.is_some().then(|| Recorder::new(live()));
             let world: Arc<dyn World> = match &recorder {
                 Some(recorder) => Arc::new(recorder.clone()),

@@ -33,6 +33,7 @@ pub fn tests() -> Vec<(String, Test)> {
         test("cli::second_interrupt_aborts", second_interrupt_aborts),
         test("cli::usage_errors_exit_with_2", usage_errors_exit_with_2),
         test("cli::no_such_process", no_such_process),
+        test("cli::names_of_processes", names_of_processes),
         test("cli::doctor", doctor),
         test("cli::two_runs_are_compared", two_runs_are_compared),
         test("cli::program_from_its_start", program_from_its_start),
@@ -221,7 +222,7 @@ fn second_interrupt_aborts() -> Result<()> {
 
 fn usage_errors_exit_with_2() -> Result<()> {
     run(&["--no-such-option"])?.failure(2, &["--no-such-option"])?;
-    run(&["-p", "many"])?.failure(2, &["many"])?;
+    run(&["-p", "sbin/nginx"])?.failure(2, &["sbin/nginx"])?;
     run(&["-p", "1", "--lines", "all"])?.failure(2, &["all"])?;
     Ok(())
 }
@@ -231,6 +232,25 @@ fn no_such_process() -> Result<()> {
     let pid = gone.id().to_string();
     gone.end();
     run(&["-p", &pid, "-t", "1"])?.failure(1, &[&pid])?;
+    Ok(())
+}
+
+/// A process is named by its program; of several with one name a PID chooses.
+fn names_of_processes() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    // Longer than what the kernel keeps of a process's name.
+    let name = "luajit-of-this-test";
+    let program = folder.path().join(name);
+    fs::copy(Runtime::CommandLine.path()?, &program)?;
+    let start = || Target::start(Command::new(&program).arg(script("calls.lua")));
+    let one = start()?;
+    let record = ["-p", name, "-t", "1", "-F", FREQUENCY, "-f", "folded", "-o", "-"];
+    check_calls(&run(&[&record[..], &LINES].concat())?.success()?.stacks()?)?;
+    let other = start()?;
+    let pids = [one.pid().to_string(), other.pid().to_string()];
+    run(&record)?.failure(1, &["2 processes have the name", "calls.lua", &pids[0], &pids[1]])?;
+    run(&["doctor", "-p", &name[..15]])?.failure(1, &["2 processes"])?;
+    run(&["doctor", "-p", &name[..14]])?.failure(1, &["no process has the name"])?;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use luaflame_tests::graph::{Graph, MAIN};
 use luaflame_tests::legal::{Truth, check};
 use luaflame_tests::load::free_port;
-use luaflame_tests::luaflame::{FREQUENCY, LINES, Luaflame, stacks};
+use luaflame_tests::luaflame::{FREQUENCY, LINES, Luaflame, run, stacks};
 use luaflame_tests::nginx::Nginx;
 use luaflame_tests::paths::{copy_folder, root};
 use luaflame_tests::process::{cpu_time_of_children, wait_for_work};
@@ -28,6 +28,7 @@ pub fn tests() -> Vec<(String, Test)> {
         test("nginx::phases::jit", || phases(INIT)),
         test("nginx::vm_for_each_request", vm_for_each_request),
         test("nginx::master_means_workers", master_means_workers),
+        test("nginx::one_service_of_a_name", one_service_of_a_name),
         test("nginx::reload", reload),
         test("nginx::idle_time_is_not_lua", idle_time_is_not_lua),
         test("nginx::waiting_is_not_lua", waiting_is_not_lua),
@@ -187,6 +188,26 @@ fn vm_for_each_request() -> Result<()> {
 /// The master itself does nothing.
 fn master_means_workers() -> Result<()> {
     busy(|nginx| check(&stacks(nginx.master(), 2, &LINES)?, &truth(&calls(nginx.folder())?, &START, &SEEN)?))
+}
+
+/// Master and workers have one name, which means them all.
+fn one_service_of_a_name() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let name = "nginx-by-name";
+    let program = folder.path().join(name);
+    fs::copy("/usr/sbin/nginx", &program)?;
+    let nginx = Nginx::start_program(&program, &root().join("tests/nginx"), &folder.path().join("nginx"), 2, "")?;
+    let load = nginx.load("/", None, 8, 60)?;
+    let record = ["-p", name, "-t", "2", "-F", FREQUENCY, "-f", "folded", "-o", "-", "--by", "process"];
+    let stacks = run(&record)?.success()?.stacks()?;
+    drop(load);
+    for worker in nginx.workers() {
+        let of_worker = |stack: &&Stack| matches!(&stack.frames[..], [Frame::Other(process), ..] if process.contains(&worker.to_string()));
+        let in_lua =
+            stacks.iter().filter(of_worker).any(|stack| stack.frames.iter().any(|frame| frame.lua().is_some()));
+        ensure!(in_lua, "worker {worker} of {name} is not in it");
+    }
+    Ok(())
 }
 
 /// A reload under load: of the workers that it starts no time is missing, and each is seen in its own code, since the new ones call

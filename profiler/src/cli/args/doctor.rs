@@ -1,12 +1,12 @@
 //! `luaflame doctor`.
 
-use super::values::pid;
+use super::values::{Named, process};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DoctorArgs {
-    /// Process to look at. Can be given several times, or as a list with commas
-    #[arg(short, long = "pid", value_name = "PID", value_delimiter = ',', value_parser = pid())]
-    pub(super) pids: Vec<u32>,
+    /// Process to look at, by its PID or its name. Can be given several times, or as a list with commas
+    #[arg(short, long = "pid", value_name = "PID|NAME", value_delimiter = ',', value_parser = process)]
+    pub(super) processes: Vec<Named>,
 
     /// Write JSON, for a report of a bug
     #[arg(long)]

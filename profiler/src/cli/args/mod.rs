@@ -19,6 +19,7 @@ use clap::{Parser, Subcommand};
 pub use diff::Pair;
 pub use plan::{Destination, Plan, Source};
 pub use top::Watching;
+pub use values::Named;
 
 use diff::DiffArgs;
 use doctor::DoctorArgs;
@@ -37,7 +38,7 @@ processes need no restart, no debug information and no change, and are only read
 const AFTER_HELP: &str = "\
 Examples:
   sudo luaflame -p 1234 -t 10 -o flame.svg        ten seconds of one process
-  sudo luaflame -p $(cat nginx.pid) -o flame.svg  all workers of an nginx, until Ctrl-C
+  sudo luaflame -p nginx -o flame.svg             all workers of an nginx, until Ctrl-C
   sudo luaflame -p 1234 -t 1m --lua-only          Lua functions only, to luaflame-1234.svg
   sudo luaflame -p 1234 -t 10 -o stacks.folded    folded stacks, for other tools
   sudo luaflame -p 1234 -t 10 -o x.luaflame       keep the samples, to draw them later
@@ -109,7 +110,7 @@ pub enum Work {
     /// To look at this system and at processes.
     Doctor {
         /// The processes.
-        pids: Vec<u32>,
+        processes: Vec<Named>,
         /// To write JSON.
         json: bool,
     },
@@ -127,7 +128,9 @@ impl Args {
             Some(Command::Report(report)) => report.plan(),
             Some(Command::Diff(diff)) => return Ok(Work::Compare(Box::new(diff.pair()?))),
             Some(Command::Top(top)) => return Ok(Work::Top(top.watching())),
-            Some(Command::Doctor(doctor)) => return Ok(Work::Doctor { pids: doctor.pids, json: doctor.json }),
+            Some(Command::Doctor(doctor)) => {
+                return Ok(Work::Doctor { processes: doctor.processes, json: doctor.json });
+            }
         };
         Ok(Work::Draw(Box::new(plan?)))
     }

@@ -8,6 +8,8 @@ use luaflame::format::svg::Style;
 use luaflame::profile::view::{Lines, View};
 use luaflame::record;
 
+use super::values::Named;
+
 /// What to draw of what.
 #[derive(Debug)]
 pub struct Plan {
@@ -36,9 +38,11 @@ pub struct Plan {
 pub enum Source {
     /// Processes.
     Processes {
+        /// Those that run already.
+        processes: Vec<Named>,
         /// A program to start first, with its arguments; without one, none.
         program: Vec<OsString>,
-        /// What to record.
+        /// What to record of them; which ones they are is found out then.
         options: record::Options,
         /// Where to write a capture, too.
         with_memory: Option<PathBuf>,

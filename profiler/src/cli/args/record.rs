@@ -8,22 +8,22 @@ use luaflame::record;
 
 use super::drawing::DrawingArgs;
 use super::plan::{Plan, Source};
-use super::values::{EventArg, duration, each_once, pid};
+use super::values::{EventArg, Named, duration, process};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RecordArgs {
-    /// Process to profile, with all its threads and the children that it starts; of an nginx master, its workers. Can be
-    /// given several times, or as a list with commas
+    /// Process to profile, by its PID or its name, with all its threads and the children that it starts; of an nginx
+    /// master, its workers. Can be given several times, or as a list with commas
     #[arg(
         short,
         long = "pid",
-        value_name = "PID",
+        value_name = "PID|NAME",
         required_unless_present = "program",
         conflicts_with = "program",
         value_delimiter = ',',
-        value_parser = pid()
+        value_parser = process
     )]
-    pids: Vec<u32>,
+    processes: Vec<Named>,
 
     /// Program to start, behind --, with its arguments: it is profiled from its first instruction to its end, with its
     /// children, and luaflame ends with its exit code
@@ -64,15 +64,15 @@ pub(super) struct RecordArgs {
 
 impl RecordArgs {
     pub(super) fn plan(self) -> Result<Plan, clap::Error> {
-        let stem = match (self.pids.first(), self.program.first()) {
-            (Some(pid), _) => format!("luaflame-{pid}"),
+        let stem = match (self.processes.first(), self.program.first()) {
+            (Some(process), _) => format!("luaflame-{process}"),
             (None, Some(program)) => {
                 format!("luaflame-{}", Path::new(program).file_name().unwrap_or_default().to_string_lossy())
             }
             (None, None) => "luaflame".to_owned(),
         };
         let options = record::Options {
-            pids: each_once(self.pids),
+            pids: Vec::new(),
             launched: None,
             duration: self.time,
             frequency: self.frequency,
@@ -80,7 +80,8 @@ impl RecordArgs {
             kernel: self.drawing.needs_kernel(),
             lua: !self.no_lua,
         };
-        let source = Source::Processes { program: self.program, options, with_memory: self.with_memory };
+        let Self { processes, program, with_memory, .. } = self;
+        let source = Source::Processes { processes, program, options, with_memory };
         self.drawing.plan(source, stem)
     }
 }

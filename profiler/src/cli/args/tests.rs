@@ -6,8 +6,8 @@ use luaflame::profile::view::{By, Lines};
 use luaflame::record;
 
 use super::drawing::FormatArg;
-use super::values::duration;
-use super::{Args, Destination, Plan, Source, Work};
+use super::values::{duration, process};
+use super::{Args, Destination, Named, Plan, Source, Work};
 
 fn plan(arguments: &[&str]) -> Result<Plan, clap::Error> {
     match Args::try_parse_from(["luaflame"].iter().chain(arguments))?.work()? {
@@ -42,10 +42,26 @@ fn times_are_seconds_or_have_a_unit() {
 }
 
 #[test]
-fn pids_can_be_repeated_and_listed() {
-    let plan = plan(&["-p", "7", "--pid", "8,7,9"]).unwrap();
-    assert_eq!(options(&plan).pids, [7, 8, 9]);
-    assert!(matches!(&plan.outputs[..], [(Destination::Unused(stem), Format::Svg)] if stem == "luaflame-7"));
+fn processes_can_be_repeated_and_listed() {
+    let named = |arguments: &[&str]| match plan(arguments).unwrap() {
+        Plan { source: Source::Processes { processes, .. }, outputs, .. } => (processes, outputs),
+        other => panic!("{other:?}"),
+    };
+    let (processes, outputs) = named(&["-p", "7", "--pid", "8,nginx,9"]);
+    let name = Named::Name("nginx".to_owned());
+    assert_eq!(processes, [Named::Pid(7), Named::Pid(8), name, Named::Pid(9)]);
+    assert!(matches!(&outputs[..], [(Destination::Unused(stem), Format::Svg)] if stem == "luaflame-7"));
+    let (_, outputs) = named(&["-p", "nginx,7"]);
+    assert!(matches!(&outputs[..], [(Destination::Unused(stem), Format::Svg)] if stem == "luaflame-nginx"));
+}
+
+#[test]
+fn a_number_is_a_pid_and_a_path_no_name() {
+    assert_eq!(process("4194304"), Ok(Named::Pid(1 << 22)));
+    assert_eq!(process("7z"), Ok(Named::Name("7z".to_owned())));
+    for text in ["", "0", "4194305", "99999999999999999999", "sbin/nginx", "/"] {
+        assert!(process(text).is_err(), "{text}");
+    }
 }
 
 #[test]
@@ -148,10 +164,8 @@ fn top_knows_how_often_and_how_far_back() {
     let Ok(Work::Top(watching)) = work(&["-p7,8", "-p", "7", "--window", "1m", "-F", "49", "--no-lua"]) else {
         panic!("it is top")
     };
-    assert_eq!(
-        (&watching.options.pids[..], watching.options.frequency, watching.options.lua),
-        (&[7, 8][..], 49, false)
-    );
+    assert_eq!(watching.processes, [Named::Pid(7), Named::Pid(8), Named::Pid(7)]);
+    assert_eq!((watching.options.frequency, watching.options.lua), (49, false));
     assert_eq!((watching.delay, watching.window), (Duration::from_secs(1), Duration::from_secs(60)));
     for wrong in [&[][..], &["-p7", "--delay", "99ms"], &["-p7", "--window", "0.5"], &["-p7", "-o", "a.svg"]] {
         assert_eq!(work(wrong).unwrap_err().exit_code(), 2, "{wrong:?}");

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use luaflame::record;
 
-use super::values::{EventArg, duration, each_once, pid};
+use super::values::{EventArg, Named, duration, process};
 
 const AFTER_HELP: &str = "\
 Examples:
   sudo luaflame top -p 1234
-  sudo luaflame top -p $(cat nginx.pid) --window 60s   all workers of an nginx, over the last minute
+  sudo luaflame top -p nginx --window 60s   all workers of an nginx, over the last minute
 
 Keys:
   q, Ctrl-C    quit                        p, space     freeze the picture; sampling goes on
@@ -28,10 +28,10 @@ Exit codes:
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct TopArgs {
-    /// Process to watch, with all its threads and the children that it starts; of an nginx master, its workers. Can be given
-    /// several times, or as a list with commas
-    #[arg(short, long = "pid", value_name = "PID", required = true, value_delimiter = ',', value_parser = pid())]
-    pids: Vec<u32>,
+    /// Process to watch, by its PID or its name, with all its threads and the children that it starts; of an nginx master, its
+    /// workers. Can be given several times, or as a list with commas
+    #[arg(short, long = "pid", value_name = "PID|NAME", required = true, value_delimiter = ',', value_parser = process)]
+    processes: Vec<Named>,
 
     /// How often the picture is drawn anew: seconds, or a number with ms, s, m or h
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = delay)]
@@ -70,7 +70,9 @@ fn at_least(time: Duration, least: Duration, words: &str) -> Result<Duration, St
 /// What to watch, as plain options.
 #[derive(Debug)]
 pub struct Watching {
-    /// What to record.
+    /// The processes.
+    pub processes: Vec<Named>,
+    /// What to record of them; which ones they are is found out then.
     pub options: record::Options,
     /// How often to draw.
     pub delay: Duration,
@@ -81,7 +83,7 @@ pub struct Watching {
 impl TopArgs {
     pub(super) fn watching(self) -> Watching {
         let options = record::Options {
-            pids: each_once(self.pids),
+            pids: Vec::new(),
             launched: None,
             duration: None,
             frequency: self.frequency,
@@ -89,6 +91,6 @@ impl TopArgs {
             kernel: true,
             lua: !self.no_lua,
         };
-        Watching { options, delay: self.delay, window: self.window }
+        Watching { processes: self.processes, options, delay: self.delay, window: self.window }
     }
 }

@@ -1,28 +1,49 @@
 //! Values of options, read from their text.
 
+use std::fmt;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use clap::builder::RangedU64ValueParser;
 use luaflame::record::Event;
 
+/// The highest PID that the kernel gives: `PID_MAX_LIMIT`.
+const HIGHEST_PID: u32 = 1 << 22;
 /// Longest time that can be asked for, in seconds: a week.
 const LONGEST: f64 = 7.0 * 24.0 * 3600.0;
 
-/// PIDs as the kernel gives them: up to `PID_MAX_LIMIT`.
-pub(super) fn pid() -> RangedU64ValueParser<u32> {
-    RangedU64ValueParser::new().range(1..=1 << 22)
+/// What `-p` takes: a process by its PID, or by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Named {
+    /// The process with this PID.
+    Pid(u32),
+    /// The one process with this name.
+    Name(String),
 }
 
-/// PIDs without those that were given before.
-pub(super) fn each_once(given: Vec<u32>) -> Vec<u32> {
-    let mut pids = Vec::new();
-    for pid in given {
-        if !pids.contains(&pid) {
-            pids.push(pid);
+impl fmt::Display for Named {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Named::Pid(pid) => pid.fmt(formatter),
+            Named::Name(name) => name.fmt(formatter),
         }
     }
-    pids
+}
+
+/// A process as the user names it. A number is always a PID.
+pub(super) fn process(text: &str) -> Result<Named, String> {
+    if text.is_empty() {
+        return Err("it is empty; give a PID, such as 1234, or a name, such as nginx".to_owned());
+    }
+    if text.contains('/') {
+        return Err("names of processes have no '/': give that of the program alone, such as nginx".to_owned());
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(Named::Name(text.to_owned()));
+    }
+    match text.parse() {
+        Ok(pid @ 1..=HIGHEST_PID) => Ok(Named::Pid(pid)),
+        _ => Err(format!("PIDs are from 1 to {HIGHEST_PID}")),
+    }
 }
 
 /// What takes the samples.

@@ -23,12 +23,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use luaflame::probe::requirements;
 use luaflame::profile::Profile;
-use luaflame::record::{Seen, record};
+use luaflame::record::{self, Seen, record};
 use luaflame::target::live::live;
 use ratatui::crossterm::event::{Event, KeyEventKind};
 
 use super::NO_INTERRUPT;
 use super::args::Watching;
+use super::processes;
 use super::signals::Interrupt;
 use draw::{Setting, draw};
 use keys::{Session, Wish};
@@ -46,11 +47,13 @@ type Recording = JoinHandle<anyhow::Result<Profile>>;
 pub fn run(watching: &Watching) -> anyhow::Result<ExitCode> {
     screen::check()?;
     requirements::check()?;
+    let pids = processes::resolve(&watching.processes)?;
     let interrupt = Arc::new(Interrupt::install().context(NO_INTERRUPT)?);
     let ledger = Arc::new(Mutex::new(Ledger::new(watching.window)));
     let (begun, beginning) = sync_channel(1);
     let recording: Recording = {
-        let (options, interrupt, ledger) = (watching.options.clone(), Arc::clone(&interrupt), Arc::clone(&ledger));
+        let options = record::Options { pids, ..watching.options.clone() };
+        let (interrupt, ledger) = (Arc::clone(&interrupt), Arc::clone(&ledger));
         thread::Builder::new().name("recording".to_owned()).spawn(move || {
             record(&options, &live(), interrupt.stop(), &mut |progress| {
                 locked(&ledger).observe(progress);
