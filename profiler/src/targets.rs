@@ -115,7 +115,10 @@ impl Targets {
                     self.named.push((worker, worker_view.process.comm().to_owned()));
                     self.targets.insert(worker, Target::new(worker_view, watch::FOLLOW));
                 }
-                Err(error) => failed = Some(error),
+                Err(error) => {
+                    log::debug!("process {worker}, a child of the nginx master {pid}, is left out: {error}");
+                    failed = Some(error);
+                }
             }
         }
         self.targets.insert(pid, Target::new(view, watch::FOLLOW | watch::QUIET));
@@ -222,6 +225,7 @@ impl Targets {
                 for (_, name) in self.named.iter_mut().filter(|(pid, _)| *pid == tgid) {
                     view.process.comm().clone_into(name);
                 }
+                log::debug!("process {tgid} runs another program now ({})", view.process.comm());
                 *target = Target::new(view, target.flags & !watch::QUIET);
                 return Some(tgid);
             }
@@ -247,6 +251,7 @@ impl Targets {
             if !(all || target.ending) || target.view.process.is_running() {
                 return true;
             }
+            log::debug!("process {tgid} ({}) has ended", target.view.process.comm());
             forget(*tgid);
             false
         });
@@ -258,6 +263,7 @@ impl Targets {
         let Some(parent) = self.targets.get(&parent) else { return };
         view.share(&parent.view);
         let flags = parent.flags & !watch::QUIET;
+        log::debug!("process {child} ({}) is new, started by one that is profiled", view.process.comm());
         self.targets.insert(child, Target::new(view, flags));
     }
 

@@ -133,6 +133,32 @@ fn a_name_that_no_process_has_is_said() {
     assert!(text.starts_with("luaflame: error: no process has the name 'no-such-program'"), "{text}");
 }
 
+#[test]
+fn messages_are_in_colour_where_that_is_wanted() {
+    let colored = |arguments: &[&str], no_color: bool| {
+        let mut luaflame = Command::new(env!("CARGO_BIN_EXE_luaflame"));
+        luaflame.args(arguments).env_remove("NO_COLOR").env("TERM", "xterm");
+        if no_color {
+            luaflame.env("NO_COLOR", "1");
+        }
+        let output = luaflame.output().unwrap();
+        [output.stdout, output.stderr].concat().contains(&0x1b)
+    };
+    for arguments in [&["report", "none.luaflame"][..], &["--no-such-option"], &["--help"], &["report", "--help"]] {
+        assert!(!colored(arguments, false), "{arguments:?} in a pipe");
+        let always = [&["--color", "always"], arguments].concat();
+        assert!(colored(&always, false), "{always:?}");
+        assert!(colored(&always, true), "what is on the command line counts more than the environment: {always:?}");
+        assert!(!colored(&[&["--color=never"], arguments].concat(), false));
+    }
+}
+
+#[test]
+fn quiet_still_says_errors() {
+    let text = refusal(1, &["report", "none.luaflame", "--quiet"]);
+    assert!(text.starts_with("luaflame: error: none.luaflame cannot be read"), "{text}");
+}
+
 /// Without privileges the refusal is another one, and the same holds.
 #[test]
 fn a_failed_run_keeps_the_existing_file() {

@@ -9,7 +9,7 @@ use luaflame::format::output::{Output, OutputError};
 
 use super::args::Pair;
 use super::signals::Interrupt;
-use super::{NO_INTERRUPT, read, say, write, written};
+use super::{NO_INTERRUPT, read, write, written};
 
 /// What a graph that is as wide as before has in front of its extension.
 const BEFORE: &str = "before.svg";
@@ -56,7 +56,7 @@ pub(super) fn compare(pair: &Pair) -> anyhow::Result<ExitCode> {
         keep(output, &written(|bytes| write_text(before, after, lines, bytes))?)?;
     }
     if !pair.graphs.is_empty() {
-        say(&format!("written to {}", files.join(" and ")));
+        log::info!("written to {}", files.join(" and "));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,16 +1,18 @@
 //! The command line's side of a run: what is asked for, what is shown meanwhile, and what is said at the end.
 
 mod args;
+mod console;
 mod diff;
 mod doctor;
 mod launch;
+mod opening;
 mod processes;
 mod progress;
 mod signals;
 mod summary;
 mod top;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,7 +20,6 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, bail};
 use luaflame::capture::{Capture, CaptureError, Reason, Recorder, Recording, profile_file, stored_profile};
-use luaflame::format::label::printable;
 use luaflame::format::output::{Output, OutputError};
 use luaflame::format::{Format, firefox, folded, pprof, speedscope, svg, text};
 use luaflame::import;
@@ -29,18 +30,27 @@ use luaflame::replay::replay;
 use luaflame::target::live::live;
 use luaflame::target::world::World;
 
-pub use args::Args;
-use args::{Destination, Named, Plan, Source, Work};
+use args::{Args, Destination, Named, Plan, Source, Work};
 use launch::Launched;
 use progress::ProgressLine;
 use signals::Interrupt;
 
-/// Most characters of a line of an error, which may name what other processes called themselves.
-const ERROR_LIMIT: usize = 2_000;
 const NO_INTERRUPT: &str = "Ctrl-C cannot be handled";
 
-/// Does what is asked for, and tells the user how it went.
-pub fn run(work: &Work) -> ExitCode {
+/// Does what the command line asks for, and tells the user how it went.
+pub fn main() -> ExitCode {
+    console::choose_colors(std::env::args_os());
+    let understood = Args::read(std::env::args_os()).and_then(|args| {
+        console::install(args.level());
+        args.work()
+    });
+    match understood {
+        Ok(work) => run(&work),
+        Err(usage) => usage.exit(),
+    }
+}
+
+fn run(work: &Work) -> ExitCode {
     let done = match work {
         Work::Draw(plan) => profile(plan),
         Work::Compare(pair) => diff::compare(pair),
@@ -50,7 +60,7 @@ pub fn run(work: &Work) -> ExitCode {
     match done {
         Ok(code) => code,
         Err(error) => {
-            say(&format!("error: {error:#}"));
+            log::error!("{error:#}");
             ExitCode::FAILURE
         }
     }
@@ -95,7 +105,7 @@ fn profile(plan: &Plan) -> anyhow::Result<ExitCode> {
             let code = match (written, failed) {
                 (Ok(ExitCode::SUCCESS), failed) => failed.unwrap_or(ExitCode::SUCCESS),
                 (Err(error), Some(failed)) => {
-                    say(&format!("error: {error:#}"));
+                    log::error!("{error:#}");
                     return Ok(failed);
                 }
                 (written, _) => written?,
@@ -103,7 +113,7 @@ fn profile(plan: &Plan) -> anyhow::Result<ExitCode> {
             if let (Some(recorder), Some(capture)) = (recorder, capture) {
                 let bytes = recorder.finish(&recording).context("the kernel's symbols cannot be read")?;
                 let file = write(capture, &bytes, &interrupt)?;
-                say(&summary::capture(&file, bytes.len(), world.is_full()));
+                log::warn!("{}", summary::capture(&file, bytes.len(), world.is_full()));
             }
             Ok(code)
         }
@@ -152,7 +162,7 @@ fn write_all(
 ) -> anyhow::Result<ExitCode> {
     let shown = plan.view.of(recorded);
     let nothing = shown.stacks().len() == 0;
-    let mut files = Vec::new();
+    let (mut files, mut hints) = (Vec::new(), Vec::new());
     for (output, (_, format)) in outputs.into_iter().zip(&plan.outputs) {
         // What was recorded is kept in a capture, also when nothing of it is to be drawn now.
         if recorded.stacks().len() == 0 || nothing && *format != Format::Capture {
@@ -165,8 +175,12 @@ fn write_all(
             format => drawn(plan, *format, &shown),
         };
         let bytes = bytes.context("the profile could not be drawn")?;
+        let is_file = output.is_moved_into_place();
         match write(output, &bytes, interrupt) {
-            Ok(file) => files.push(file),
+            Ok(file) => {
+                hints.extend(is_file.then(|| opening::how_to_open(*format, Path::new(&file))).flatten());
+                files.push(file);
+            }
             Err(error) if error.is_closed_pipe() => {}
             Err(error) => return Err(error.into()),
         }
@@ -183,9 +197,12 @@ fn write_all(
     let counters = &recorded.counters;
     let unresolved = summary::is_mostly_unresolved(counters);
     if unresolved {
-        say(&summary::unresolved_warning(counters));
+        log::warn!("{}", summary::unresolved_warning(counters));
     }
-    say(&summary::line(counters, recorded.meta.lua, &files.join(" and ")));
+    log::info!("{}", summary::line(counters, recorded.meta.lua, &files.join(" and ")));
+    for hint in hints {
+        console::hint(&hint);
+    }
     Ok(if unresolved && plan.strict { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -228,10 +245,4 @@ fn drawn(plan: &Plan, format: Format, shown: &Profile) -> io::Result<Vec<u8>> {
         Format::Text => text::write(shown, lines, &title, bytes),
         Format::Capture => unreachable!("a capture is not drawn"),
     })
-}
-
-/// Says something on standard error, fit for a terminal. That nobody may be reading there is no reason to stop.
-fn say(text: &str) {
-    let lines: Vec<String> = text.lines().map(|line| printable(line, ERROR_LIMIT)).collect();
-    let _ = writeln!(io::stderr(), "luaflame: {}", lines.join("\n"));
 }

@@ -1,16 +1,17 @@
 //! The line on a terminal that says how far sampling is.
 
-use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use luaflame::format::label::printable;
 use luaflame::record::Progress;
 
+use super::console;
+
 /// Most characters of the function's name on the line.
 const TOP_LIMIT: usize = 60;
 
-/// A line that is rewritten in place, and goes when dropped. Where standard error is no terminal there is none.
+/// A line that is rewritten in place, and goes when dropped. Where nobody watches there is none.
 pub struct ProgressLine {
     bar: Option<ProgressBar>,
     duration: Option<Duration>,
@@ -19,7 +20,7 @@ pub struct ProgressLine {
 impl ProgressLine {
     /// A line for sampling that takes this long, or until it is stopped.
     pub fn new(duration: Option<Duration>) -> ProgressLine {
-        let bar = io::stderr().is_terminal().then(|| {
+        let bar = console::shows_progress().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             // A template without fields in error has nothing to fail on.
             bar.set_style(

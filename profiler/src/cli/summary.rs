@@ -49,7 +49,7 @@ pub fn is_mostly_unresolved(counters: &Counters) -> bool {
 /// Says so, why, and what helps.
 pub fn unresolved_warning(counters: &Counters) -> String {
     let mut text = format!(
-        "WARNING: {} of the frames are unresolved. Where the graph shows addresses, names are missing, and stacks may be \
+        "{} of the frames are unresolved. Where the graph shows addresses, names are missing, and stacks may be \
          incomplete.",
         percent(counters.unresolved, counters.frames)
     );
@@ -194,7 +194,7 @@ mod tests {
         }
         let text = unresolved_warning(&counters);
         let lines: Vec<_> = text.lines().collect();
-        assert!(lines[0].starts_with("WARNING: 50.0 % of the frames are unresolved"), "{text}");
+        assert!(lines[0].starts_with("50.0 % of the frames are unresolved"), "{text}");
         assert_eq!(
             lines[1..],
             ["  9 x b", "  5 x f", "  4 x e", "  3 x a\\u{1b}[2J is gone", "  2 x d", "  and 2 more reasons"]

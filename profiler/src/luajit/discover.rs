@@ -89,6 +89,27 @@ pub struct Discovery {
     pub searched: Searched,
 }
 
+impl fmt::Display for Discovery {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Searched { regions, bytes, unreadable, .. } = self.searched;
+        write!(formatter, "{} VMs", self.vms.len())?;
+        if let Some(vm) = self.vms.first() {
+            let gc64 = if vm.layout.model == Model::Gc64 { "with" } else { "without" };
+            let settled = if vm.settled { "" } else { ", or an older one: no trace tells yet" };
+            write!(formatter, " {gc64} GC64 and the layout of {}{settled}", vm.layout.seen_in.join(" ... "))?;
+        }
+        for unknown in &self.unknown {
+            write!(formatter, ", {unknown}")?;
+        }
+        let size = bytes as f64 / f64::from(1 << 20);
+        write!(formatter, " in {regions} private writable mappings ({size:.1} MiB")?;
+        if unreadable > 0 {
+            write!(formatter, ", of which {} KiB could not be read", unreadable >> 10)?;
+        }
+        formatter.write_str(")")
+    }
+}
+
 /// How much was searched, for a report when nothing was found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Searched {

@@ -10,7 +10,7 @@ use object::read::elf::ElfFile64;
 use object::{CompressionFormat, Object, ObjectSection};
 use self_cell::self_cell;
 
-use super::image::{Bytes, build_id};
+use super::image::{Bytes, build_id, shown};
 use crate::target::process::Process;
 
 /// What the DWARF of all images together may take of our memory, in bytes, as far as it can be foreseen.
@@ -87,10 +87,23 @@ impl DebugFile {
                 candidates.push(Path::new("/usr/lib/debug").join(inside).join(&link));
             }
         }
-        candidates.iter().find_map(|candidate| {
-            let bytes = Bytes::map(&process.file_in_root(candidate).ok()?).ok()?;
-            (build_id(&bytes).as_deref() == Some(id)).then(|| Self(Arc::new(bytes)))
-        })
+        let name = shown(path);
+        for candidate in &candidates {
+            let place = candidate.display();
+            // Most are not there.
+            let Ok(file) = process.file_in_root(candidate) else { continue };
+            match Bytes::map(&file) {
+                Ok(bytes) if build_id(&bytes).as_deref() == Some(id) => {
+                    log::debug!("the symbols of {name} are in {place}");
+                    return Some(Self(Arc::new(bytes)));
+                }
+                Ok(_) => log::debug!("{place} is not of {name}: its build-id is another one"),
+                Err(error) => log::debug!("{place}, perhaps with the symbols of {name}, cannot be read: {error}"),
+            }
+        }
+        let places: Vec<String> = candidates.iter().map(|candidate| candidate.display().to_string()).collect();
+        log::debug!("{name} has only its own symbols: they are not in {}", places.join(", "));
+        None
     }
 
     pub(super) fn bytes(&self) -> &Arc<Bytes> {

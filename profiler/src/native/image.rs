@@ -250,19 +250,34 @@ impl Image {
                 }
                 info => info,
             };
+            if let Err(reason) = &info {
+                log::debug!("lines and inlined functions of {} are not known: {reason}", shown(path));
+            }
             info.map(Mutex::new)
         });
         info.as_ref().ok().map(lock)
     }
 
     fn debug_file(&self, process: &Process, path: Option<&Path>) -> Option<&DebugFile> {
-        self.debug_file.get_or_init(|| DebugFile::find(&self.bytes, self.build_id()?, process, path)).as_ref()
+        let find = || {
+            let Some(id) = self.build_id() else {
+                log::debug!("{} has only its own symbols: no build-id tells which others are of it", shown(path));
+                return None;
+            };
+            DebugFile::find(&self.bytes, id, process, path)
+        };
+        self.debug_file.get_or_init(find).as_ref()
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What these locks guard are caches: they are consistent after every single operation.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The path of an image, in messages.
+pub(super) fn shown(path: Option<&Path>) -> std::path::Display<'_> {
+    path.unwrap_or(Path::new("a file without a path")).display()
 }
 
 /// The build-id in a `PT_NOTE` segment.

@@ -88,8 +88,13 @@ impl KernelSymbols {
 
     fn load(&mut self) -> &Result<Table, NoKernelSymbols> {
         self.table.get_or_insert_with(|| {
-            let text = self.world.kernel_symbols();
-            Table::read(text.map_err(|error| NoKernelSymbols::Unreadable(error.to_string()))?)
+            let text = self.world.kernel_symbols().map_err(|error| NoKernelSymbols::Unreadable(error.to_string()));
+            let table = text.and_then(Table::read);
+            match &table {
+                Ok(table) => log::debug!("the kernel has {} symbols", table.entries.len()),
+                Err(reason) => log::debug!("names of kernel functions are not known: {reason}"),
+            }
+            table
         })
     }
 

@@ -5,6 +5,7 @@ pub mod requirements;
 pub mod sample;
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use anyhow::Context;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
@@ -68,6 +69,7 @@ impl Probe {
     /// # Errors
     /// When the kernel refuses a part of it; `probe::requirements` finds the usual reasons beforehand.
     pub fn load(kernel_stacks: bool) -> anyhow::Result<Probe> {
+        let start = Instant::now();
         let offsets = KernelOffsets::read()?;
         let cpus = nr_cpus().map_err(|(path, error)| anyhow::anyhow!("{path} could not be read: {error}"))?;
         let mut programs = EbpfLoader::new()
@@ -89,6 +91,7 @@ impl Probe {
         for (index, name) in ["walk", "finish"].into_iter().enumerate() {
             steps.set(index as u32, perf_program(&mut programs, name)?.fd()?, 0)?;
         }
+        log::debug!("the probe was loaded in {} ms", start.elapsed().as_millis());
         Ok(Probe {
             watched: HashMap::try_from(take(&mut programs, "WATCHED")?)?,
             counters: PerCpuArray::try_from(take(&mut programs, "COUNTERS")?)?,
@@ -118,7 +121,10 @@ impl Probe {
             Event::CpuClock => self.attach(clock, "cpu-clock", frequency),
             Event::Auto => match self.attach(cycles, "cycles", frequency) {
                 Ok(()) => Ok(()),
-                Err(_) => self.attach(clock, "cpu-clock", frequency),
+                Err(error) => {
+                    log::debug!("cpu-clock takes the samples: {error:#}");
+                    self.attach(clock, "cpu-clock", frequency)
+                }
             },
         }
     }
@@ -141,6 +147,7 @@ impl Probe {
                 }
             }
         }
+        log::debug!("the perf event {name} samples {frequency} times a second of each of {} CPUs", links.len());
         self.event = name;
         Ok(())
     }

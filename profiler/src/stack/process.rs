@@ -98,6 +98,7 @@ impl View {
         let regions = regions(&self.process.maps()?);
         self.unwinder.refresh()?;
         let discovery = discover(&self.memory, &regions, layouts);
+        log::debug!("process {} ({}): {discovery}", self.process.pid(), self.process.comm());
         if let Some(vm) = discovery.vms.first() {
             self.lua = self.assembly(vm).map(|assembly| Lua {
                 layout: Arc::clone(&vm.layout),

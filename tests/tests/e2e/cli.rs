@@ -37,6 +37,7 @@ pub fn tests() -> Vec<(String, Test)> {
         test("cli::doctor", doctor),
         test("cli::two_runs_are_compared", two_runs_are_compared),
         test("cli::program_from_its_start", program_from_its_start),
+        test("cli::says_as_much_as_wanted", says_as_much_as_wanted),
         test("cli::unwritable_output_is_found_before_sampling", unwritable_output),
         test("cli::no_luajit", no_luajit),
         test("cli::no_lua", no_lua),
@@ -334,6 +335,36 @@ fn two_runs_are_compared() -> Result<()> {
         let text = |name: &str| document.descendants().any(|node| node.text().is_some_and(|text| text.contains(name)));
         ensure!(text(title) && text("fifth (") && text("half ("), "{file} is not what it should be");
     }
+    Ok(())
+}
+
+/// Without a terminal there is neither progress nor a hint; -q leaves nothing, -v adds what was found.
+fn says_as_much_as_wanted() -> Result<()> {
+    let (target, folder) = (calls()?, tempfile::tempdir()?);
+    let (pid, file) = (target.pid().to_string(), folder.path().join("flame.svg"));
+    let file = file.to_str().context("UTF-8")?;
+    let record = |more: &[&str]| run(&[&["-p", &pid, "-t", "1", "-o", file], more].concat())?.success();
+    let plain = record(&[])?.stderr;
+    ensure!(plain.lines().count() == 1 && !plain.contains('\u{1b}') && !plain.contains("file://"), "{plain}");
+    let quiet = record(&["--quiet"])?.stderr;
+    ensure!(quiet.is_empty(), "{quiet}");
+    let verbose = record(&["-v"])?.stderr;
+    for part in ["(luajit): 1 VMs with GC64", "the probe was loaded in", "the perf event", "its own symbols"] {
+        ensure!(verbose.contains(part), "{part:?} is missing in\n{verbose}");
+    }
+    ensure!(verbose.lines().all(|line| line.starts_with("luaflame: ")), "{verbose}");
+
+    // `script` runs it on a terminal.
+    let words = format!("{} -p {pid} -t 1 -o {file}", luaflame_tests::luaflame::program().display());
+    let on_terminal = |command: &str| -> Result<String> {
+        let output = Command::new("script").args(["-qec", command, "/dev/null"]).env("TERM", "xterm").output()?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let told = on_terminal(&words)?;
+    ensure!(told.contains(&format!("open it in a browser: file://{file}")) && told.contains("attaching"), "{told}");
+    let quiet = on_terminal(&format!("{words} -q"))?;
+    ensure!(quiet.is_empty(), "{quiet:?}");
     Ok(())
 }
 

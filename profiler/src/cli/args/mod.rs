@@ -1,6 +1,7 @@
 //! The command line, and what it means as plain options: here what all commands share, in the other files a command or a group of
 //! options each.
 
+mod console;
 mod diff;
 mod doctor;
 mod drawing;
@@ -14,13 +15,20 @@ mod top;
 mod values;
 mod view;
 
-use clap::{Parser, Subcommand};
+use std::ffi::OsString;
 
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use log::LevelFilter;
+
+pub use console::ColorArg;
 pub use diff::Pair;
 pub use plan::{Destination, Plan, Source};
 pub use top::Watching;
 pub use values::Named;
 
+use console::ConsoleArgs;
 use diff::DiffArgs;
 use doctor::DoctorArgs;
 use record::RecordArgs;
@@ -34,6 +42,11 @@ Flame graphs of running LuaJIT programs: kernel, native and Lua code in one stac
 
 Samples the CPU time of processes that embed LuaJIT, such as nginx with lua-nginx-module, and draws where it goes. The \
 processes need no restart, no debug information and no change, and are only read.";
+
+const USAGE: &str = "\
+luaflame [OPTIONS] --pid <PID|NAME>
+       luaflame [OPTIONS] -- <PROGRAM>...
+       luaflame <COMMAND> [OPTIONS]";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -67,13 +80,16 @@ Exit codes:
     long_about = LONG_ABOUT,
     after_help = AFTER_HELP,
     max_term_width = 100,
-    args_conflicts_with_subcommands = true,
+    override_usage = USAGE,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true
 )]
 pub struct Args {
     #[command(subcommand)]
     command: Option<Command>,
+
+    #[command(flatten)]
+    console: ConsoleArgs,
 
     #[command(flatten)]
     record: RecordArgs,
@@ -117,6 +133,37 @@ pub enum Work {
 }
 
 impl Args {
+    /// Reads a command line, the name of the program first.
+    ///
+    /// # Errors
+    /// When it is wrong, or asks for help or the version: whoever gets the error prints it.
+    pub fn read(arguments: impl Iterator<Item = OsString>) -> Result<Args, clap::Error> {
+        let mut command = Args::command();
+        let matches = command.try_get_matches_from_mut(arguments)?;
+        if let Some(name) = matches.subcommand_name() {
+            // Those of every command may stand before its name. The others are of the recording that no command means.
+            let given = |argument: &&clap::Arg| {
+                !argument.is_global_set()
+                    && matches.value_source(argument.get_id().as_str()) == Some(ValueSource::CommandLine)
+            };
+            let stray = command.get_arguments().find(given).map(ToString::to_string);
+            if let Some(stray) = stray {
+                return Err(command.error(
+                    ErrorKind::ArgumentConflict,
+                    format!(
+                        "the argument '{stray}' cannot stand before '{name}'; options of a command follow its name"
+                    ),
+                ));
+            }
+        }
+        Args::from_arg_matches(&matches)
+    }
+
+    /// The least important that is to be said.
+    pub fn level(&self) -> LevelFilter {
+        self.console.level()
+    }
+
     /// What the arguments mean.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
+use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser, ValueEnum};
+use clap::{CommandFactory, ValueEnum};
+use log::LevelFilter;
 use luaflame::format::Format;
 use luaflame::profile::view::{By, Lines};
 use luaflame::record;
@@ -9,8 +11,12 @@ use super::drawing::FormatArg;
 use super::values::{duration, process};
 use super::{Args, Destination, Named, Plan, Source, Work};
 
+fn args(arguments: &[&str]) -> Result<Args, clap::Error> {
+    Args::read(["luaflame"].iter().chain(arguments).map(OsString::from))
+}
+
 fn plan(arguments: &[&str]) -> Result<Plan, clap::Error> {
-    match Args::try_parse_from(["luaflame"].iter().chain(arguments))?.work()? {
+    match args(arguments)?.work()? {
         Work::Draw(plan) => Ok(*plan),
         _ => panic!("it draws nothing"),
     }
@@ -160,7 +166,7 @@ fn lua_only_needs_no_kernel_stacks() {
 
 #[test]
 fn top_knows_how_often_and_how_far_back() {
-    let work = |arguments: &[&str]| Args::try_parse_from(["luaflame", "top"].iter().chain(arguments))?.work();
+    let work = |arguments: &[&str]| args(&[&["top"], arguments].concat())?.work();
     let Ok(Work::Top(watching)) = work(&["-p7,8", "-p", "7", "--window", "1m", "-F", "49", "--no-lua"]) else {
         panic!("it is top")
     };
@@ -169,5 +175,17 @@ fn top_knows_how_often_and_how_far_back() {
     assert_eq!((watching.delay, watching.window), (Duration::from_secs(1), Duration::from_secs(60)));
     for wrong in [&[][..], &["-p7", "--delay", "99ms"], &["-p7", "--window", "0.5"], &["-p7", "-o", "a.svg"]] {
         assert_eq!(work(wrong).unwrap_err().exit_code(), 2, "{wrong:?}");
+    }
+}
+
+#[test]
+fn what_every_command_has_may_stand_before_and_behind_its_name() {
+    for arguments in [&["-q", "doctor"][..], &["doctor", "-q"], &["-q", "report", "a"], &["-p7", "--quiet"]] {
+        assert_eq!(args(arguments).unwrap().level(), LevelFilter::Warn, "{arguments:?}");
+    }
+    assert_eq!(args(&["doctor", "--verbose"]).unwrap().level(), LevelFilter::Debug);
+    assert_eq!(args(&["doctor"]).unwrap().level(), LevelFilter::Info);
+    for wrong in [&["-qv", "-p7"][..], &["--color", "red", "doctor"], &["-F9", "doctor"]] {
+        assert_eq!(args(wrong).unwrap_err().exit_code(), 2, "{wrong:?}");
     }
 }

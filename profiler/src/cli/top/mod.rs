@@ -29,13 +29,13 @@ use ratatui::crossterm::event::{Event, KeyEventKind};
 
 use super::NO_INTERRUPT;
 use super::args::Watching;
-use super::processes;
 use super::signals::Interrupt;
+use super::{console, processes};
 use draw::{Setting, draw};
 use keys::{Session, Wish};
 use ledger::Ledger;
 use picture::Picture;
-use screen::{Screen, colour_is_wanted};
+use screen::Screen;
 
 /// A recording under way. It ends when a signal or the user wants it to, when every process has ended, and when it fails.
 type Recording = JoinHandle<anyhow::Result<Profile>>;
@@ -71,11 +71,15 @@ pub fn run(watching: &Watching) -> anyhow::Result<ExitCode> {
         }
         bail!("the processes have ended before there was anything to see");
     };
-    let setting =
-        Setting { frequency: watching.options.frequency, event, lua: watching.options.lua, colour: colour_is_wanted() };
+    let setting = Setting {
+        frequency: watching.options.frequency,
+        event,
+        lua: watching.options.lua,
+        colour: console::has_color(),
+    };
     // A second signal must not leave the terminal as it is meanwhile.
     let _whole = interrupt.hold();
-    show(watching.delay, &setting, &ledger, recording, interrupt.stop())?;
+    console::silent(|| show(watching.delay, &setting, &ledger, recording, interrupt.stop()))?;
     // The recording is not waited for: it has nothing to write, and ends with this process.
     interrupt.stop().store(true, Ordering::Relaxed);
     Ok(ExitCode::SUCCESS)

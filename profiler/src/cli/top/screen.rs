@@ -1,6 +1,5 @@
 //! The terminal while it shows the picture, and as it was before.
 
-use std::env;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
@@ -11,11 +10,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How often to look whether something has happened that is no key.
 const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-
-/// Whether colours are wanted (<https://no-color.org>).
-pub fn colour_is_wanted() -> bool {
-    env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-}
 
 /// That there is a terminal to draw on.
 ///
