@@ -53,6 +53,7 @@ fn usage_errors_exit_with_2() {
         &["record"],
         &["record", "-p", "7", "--with-memory"],
         &["report"],
+        &["completions", "cmd"],
         &["report", "a.luaflame", "-o", "-"],
         &["-p", "7", "report", "a.luaflame"],
     ] {
@@ -150,6 +151,37 @@ fn messages_are_in_colour_where_that_is_wanted() {
         assert!(colored(&always, false), "{always:?}");
         assert!(colored(&always, true), "what is on the command line counts more than the environment: {always:?}");
         assert!(!colored(&[&["--color=never"], arguments].concat(), false));
+    }
+}
+
+#[test]
+fn every_command_has_help_with_examples_completions_and_a_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = |arguments: &[&str]| {
+        let output = luaflame(directory.path(), arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let help = text(&["--help"]);
+    let after = help.split_once("Commands:\n").unwrap().1;
+    // What is said of a command may go on in lines that are further in.
+    let names = after.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.strip_prefix("  "));
+    let commands: Vec<&str> =
+        names.filter(|line| !line.starts_with(' ')).filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.contains(&"record") && commands.contains(&"man"), "{commands:?}");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = text(&["completions", shell]);
+        for command in &commands {
+            assert!(script.contains(command), "{command} is not completed in {shell}");
+        }
+    }
+    text(&["man", "pages"]);
+    let page = |name: &str| fs::read_to_string(directory.path().join("pages").join(name)).unwrap();
+    assert_eq!(page("luaflame.1"), text(&["man"]));
+    for command in &commands {
+        assert!(text(&[command, "--help"]).contains("Examples:\n"), "{command}");
+        let page = page(&format!("luaflame-{command}.1"));
+        assert!(page.contains(&format!("luaflame\\-{command}")) && page.contains("EXAMPLES"), "{page}");
     }
 }
 

@@ -5,6 +5,7 @@ mod console;
 mod diff;
 mod doctor;
 mod launch;
+mod manual;
 mod opening;
 mod processes;
 mod progress;
@@ -56,6 +57,9 @@ fn run(work: &Work) -> ExitCode {
         Work::Compare(pair) => diff::compare(pair),
         Work::Top(watching) => top::run(watching),
         Work::Doctor { processes, json } => examine(processes, *json),
+        Work::Completions(shell) => print(&manual::completions(*shell)),
+        Work::Man(Some(folder)) => manual::write_pages(folder).map(|()| ExitCode::SUCCESS),
+        Work::Man(None) => manual::main_page().map_err(Into::into).and_then(|page| print(&page)),
     };
     match done {
         Ok(code) => code,
@@ -70,9 +74,15 @@ fn run(work: &Work) -> ExitCode {
 fn examine(processes: &[Named], json: bool) -> anyhow::Result<ExitCode> {
     let report = doctor::examine(&processes::resolve(processes)?);
     let text = if json { serde_json::to_string_pretty(&report)? + "\n" } else { report.text() };
-    match Output::at(Path::new("-"))?.write(text.as_bytes()) {
+    print(text.as_bytes())?;
+    Ok(report.exit_code())
+}
+
+/// Writes to standard output. That its reader has had enough is no error.
+fn print(bytes: &[u8]) -> anyhow::Result<ExitCode> {
+    match Output::at(Path::new("-"))?.write(bytes) {
         Err(error) if !error.is_closed_pipe() => Err(error.into()),
-        _ => Ok(report.exit_code()),
+        _ => Ok(ExitCode::SUCCESS),
     }
 }
 

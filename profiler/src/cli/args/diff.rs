@@ -11,7 +11,7 @@ use super::Args;
 use super::values::percent;
 use super::view::{LinesArg, ViewArgs};
 
-const EXAMPLES: &str = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   luaflame diff before.luaflame after.luaflame             what grew and what shrank, as tables
   luaflame diff old.bt new.luaflame -o diff.svg            and as flame graphs, diff.svg and diff.before.svg
@@ -19,7 +19,6 @@ Examples:
 ";
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
 pub(super) struct DiffArgs {
     /// The profile from before: a capture, folded stacks, or a .bt file of the SystemTap tools
     before: PathBuf,

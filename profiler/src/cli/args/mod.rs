@@ -5,6 +5,7 @@ mod console;
 mod diff;
 mod doctor;
 mod drawing;
+mod manual;
 mod plan;
 mod record;
 mod report;
@@ -16,10 +17,12 @@ mod values;
 mod view;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
 use log::LevelFilter;
 
 pub use console::ColorArg;
@@ -31,6 +34,7 @@ pub use values::Named;
 use console::ConsoleArgs;
 use diff::DiffArgs;
 use doctor::DoctorArgs;
+use manual::{CompletionsArgs, ManArgs};
 use record::RecordArgs;
 use report::ReportArgs;
 use top::TopArgs;
@@ -98,20 +102,26 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Sample processes and draw where their CPU time goes; so does luaflame without a command
-    #[command(max_term_width = 100)]
+    #[command(max_term_width = 100, after_help = record::EXAMPLES)]
     Record(RecordArgs),
     /// Draw a capture, or stacks of another tool: no privileges and no process are needed
-    #[command(max_term_width = 100)]
+    #[command(max_term_width = 100, after_help = report::EXAMPLES)]
     Report(ReportArgs),
     /// Show what changed from one profile to another: which functions grew, which shrank
-    #[command(max_term_width = 100)]
+    #[command(max_term_width = 100, after_help = diff::EXAMPLES)]
     Diff(DiffArgs),
     /// Show where CPU time goes while it goes there, on the whole terminal, with keys to sort, filter and choose
     #[command(max_term_width = 100)]
     Top(TopArgs),
     /// Say what luaflame finds here: the kernel, its own privileges, and the LuaJIT in processes
-    #[command(max_term_width = 100)]
+    #[command(max_term_width = 100, after_help = doctor::EXAMPLES)]
     Doctor(DoctorArgs),
+    /// Write a script that completes command lines of luaflame in a shell
+    #[command(max_term_width = 100, after_help = manual::COMPLETIONS_EXAMPLES)]
+    Completions(CompletionsArgs),
+    /// Write the manual pages
+    #[command(max_term_width = 100, after_help = manual::MAN_EXAMPLES)]
+    Man(ManArgs),
 }
 
 /// What is asked for.
@@ -130,6 +140,10 @@ pub enum Work {
         /// To write JSON.
         json: bool,
     },
+    /// To write the completions of a shell to standard output.
+    Completions(Shell),
+    /// To write the manual pages into a folder, or without one the main page to standard output.
+    Man(Option<PathBuf>),
 }
 
 impl Args {
@@ -178,6 +192,8 @@ impl Args {
             Some(Command::Doctor(doctor)) => {
                 return Ok(Work::Doctor { processes: doctor.processes, json: doctor.json });
             }
+            Some(Command::Completions(completions)) => return Ok(Work::Completions(completions.shell)),
+            Some(Command::Man(man)) => return Ok(Work::Man(man.folder)),
         };
         Ok(Work::Draw(Box::new(plan?)))
     }

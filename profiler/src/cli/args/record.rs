@@ -10,6 +10,14 @@ use super::drawing::DrawingArgs;
 use super::plan::{Plan, Source};
 use super::values::{EventArg, Named, duration, process};
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  sudo luaflame record -p 1234 -t 10 -o flame.svg
+  sudo luaflame record -p nginx -t 1m --lua-only --lines line -o lines.svg
+  sudo luaflame record -p 1234 -t 10 -o flame.svg -o profile.pb.gz -o samples.luaflame
+  sudo luaflame record -o start.svg -- luajit app.lua
+";
+
 #[derive(Debug, clap::Args)]
 pub(super) struct RecordArgs {
     /// Process to profile, by its PID or its name, with all its threads and the children that it starts; of an nginx

@@ -5,6 +5,13 @@ use std::path::PathBuf;
 use super::drawing::DrawingArgs;
 use super::plan::{Plan, Source};
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  luaflame report samples.luaflame -o flame.svg
+  luaflame report samples.luaflame --lua-only --lines line -o lines.svg
+  luaflame report samples.luaflame --by thread -f text -o - | less
+";
+
 #[derive(Debug, clap::Args)]
 pub(super) struct ReportArgs {
     /// A capture, which -o FILE.luaflame or --with-memory has written; folded stacks; or a .bt file of the SystemTap tools
