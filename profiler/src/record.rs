@@ -119,6 +119,7 @@ pub fn record(
     targets.profile.meta = Meta {
         processes: Vec::new(),
         lua: options.lua,
+        luajit: Vec::new(),
         frequency: options.frequency,
         event: probe.event.to_owned(),
         seconds: 0.0,
@@ -157,6 +158,7 @@ pub fn record(
     counters.lost = probe.counters().samples.saturating_sub(counters.samples);
     targets.profile.counters.own_cpu = own_cpu() - cpu;
     targets.profile.meta.processes = targets.named;
+    targets.profile.meta.luajit = targets.versions;
     Ok(targets.profile)
 }
 

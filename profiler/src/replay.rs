@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use zerocopy::IntoBytes;
 
 use crate::capture::{Capture, Recording, Replayed, Step};
-use crate::profile::{Meta, Profile};
+use crate::profile::Profile;
 use crate::record::own_cpu;
 use crate::target::world::World;
 use crate::targets::Targets;
@@ -73,15 +73,8 @@ impl Player {
     /// The profile of the steps that were played.
     pub(crate) fn finish(self) -> Profile {
         let mut profile = self.targets.profile;
-        profile.meta = Meta {
-            processes: self.targets.named,
-            lua: self.recording.lua,
-            frequency: self.recording.frequency,
-            event: self.recording.event,
-            seconds: self.recording.seconds,
-            started: None,
-        };
         profile.counters.lost = self.recording.lost;
+        profile.meta = self.recording.meta(self.targets.named);
         profile
     }
 }

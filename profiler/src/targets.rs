@@ -36,6 +36,8 @@ pub struct Targets {
     pub profile: Profile,
     /// The processes that the user named, with their command names, and the workers of those that are nginx masters.
     pub named: Vec<(u32, String)>,
+    /// What the VMs call themselves, each once.
+    pub versions: Vec<String>,
     world: Arc<dyn World>,
     targets: FxHashMap<u32, Target>,
     lua: bool,
@@ -57,6 +59,8 @@ struct Target {
     search: Option<(Duration, Duration)>,
     /// When the mappings were read last.
     refreshed: Duration,
+    /// What its VMs call themselves is known.
+    has_version: bool,
     /// Its first thread has ended.
     ending: bool,
 }
@@ -64,7 +68,22 @@ struct Target {
 impl Target {
     fn new(view: View, flags: u32) -> Target {
         let refreshed = view.process.now();
-        Target { view, functions: LuaFunctions::default(), flags, search: None, refreshed, ending: false }
+        let functions = LuaFunctions::default();
+        Target { view, functions, flags, search: None, refreshed, has_version: false, ending: false }
+    }
+
+    /// Adds to `versions` what its VMs call themselves, once they tell.
+    fn read_version(&mut self, versions: &mut Vec<String>) {
+        if self.has_version {
+            return;
+        }
+        if let Some(version) = self.view.version() {
+            self.has_version = true;
+            log::debug!("process {} runs {version}", self.view.process.pid());
+            if !versions.contains(&version) {
+                versions.push(version);
+            }
+        }
     }
 }
 
@@ -74,6 +93,7 @@ impl Targets {
         Targets {
             profile: Profile::default(),
             named: Vec::new(),
+            versions: Vec::new(),
             targets: FxHashMap::default(),
             lua,
             layouts: Layout::all().into_iter().map(Arc::new).collect(),
@@ -99,7 +119,7 @@ impl Targets {
         self.named.push((pid, view.process.comm().to_owned()));
         if !is_nginx_master(&view.process)? {
             let view = self.search(view)?;
-            self.targets.insert(pid, Target::new(view, watch::FOLLOW));
+            self.insert(pid, view);
             return Ok(());
         }
         let mut failed = None;
@@ -113,7 +133,7 @@ impl Targets {
                     // The master starts the workers of a reload: they are known from their first instruction.
                     view.share(&worker_view);
                     self.named.push((worker, worker_view.process.comm().to_owned()));
-                    self.targets.insert(worker, Target::new(worker_view, watch::FOLLOW));
+                    self.insert(worker, worker_view);
                 }
                 Err(error) => {
                     log::debug!("process {worker}, a child of the nginx master {pid}, is left out: {error}");
@@ -128,6 +148,12 @@ impl Targets {
             }
             _ => Ok(()),
         }
+    }
+
+    fn insert(&mut self, pid: u32, view: View) {
+        let mut target = Target::new(view, watch::FOLLOW);
+        target.read_version(&mut self.versions);
+        self.targets.insert(pid, target);
     }
 
     /// Adds a process that is about to run another program: what it holds is looked for then.
@@ -276,12 +302,16 @@ impl Targets {
         let mut changed = false;
         if self.lua && target.view.lua.is_none() {
             changed |= target.search_again(&self.layouts);
+            if changed {
+                target.read_version(&mut self.versions);
+            }
         }
         let now = self.world.now();
         if now.saturating_sub(target.refreshed) >= REFRESH_EVERY {
             target.refreshed = now;
             // A process that has exited has no mappings any more; what is known of it stays.
             let _ = target.view.unwinder.refresh();
+            target.read_version(&mut self.versions);
         }
         if sample.header.vmstate >= 0 && sample.header.g != 0 {
             target.view.settle(&self.layouts);

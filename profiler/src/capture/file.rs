@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::ops::Range;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use flate2::Compression;
 use flate2::read::ZlibDecoder;
@@ -11,7 +12,7 @@ use flate2::write::ZlibEncoder;
 use serde::{Deserialize, Serialize};
 
 use crate::probe::sample::LAYOUT;
-use crate::profile::{FrameKind, Profile};
+use crate::profile::{FrameKind, Meta, Profile};
 use crate::record::Options;
 
 /// The first bytes of every capture.
@@ -78,12 +79,18 @@ pub struct Recording {
     pub launched: Option<u32>,
     /// LuaJIT was looked for.
     pub lua: bool,
+    /// What the VMs call themselves, each once.
+    #[serde(default)]
+    pub luajit: Vec<String>,
     /// Kernel stacks were recorded.
     pub kernel: bool,
     /// Samples per second and CPU that were asked for.
     pub frequency: u32,
     /// Name of the perf event.
     pub event: String,
+    /// When sampling began, in milliseconds since 1970.
+    #[serde(default)]
+    pub started: Option<u64>,
     /// Seconds from the first moment of sampling to the last.
     pub seconds: f64,
     /// Samples that the probe could not deliver.
@@ -99,12 +106,21 @@ impl Recording {
             pids: options.pids.clone(),
             launched: options.launched,
             lua: options.lua,
+            luajit: profile.meta.luajit.clone(),
             kernel: options.kernel,
             frequency: options.frequency,
             event: profile.meta.event.clone(),
+            started: milliseconds(profile.meta.started),
             seconds: profile.meta.seconds,
             lost: profile.counters.lost,
         }
+    }
+
+    /// The same in a profile, of these processes.
+    pub fn meta(self, processes: Vec<(u32, String)>) -> Meta {
+        let Recording { lua, luajit, frequency, event, started, seconds, .. } = self;
+        let time = |since| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(since));
+        Meta { processes, lua, luajit, frequency, event, seconds, started: started.and_then(time) }
     }
 }
 
@@ -118,13 +134,20 @@ impl From<&Profile> for Recording {
             pids: meta.processes.iter().map(|(pid, _)| *pid).collect(),
             launched: None,
             lua: meta.lua,
+            luajit: meta.luajit.clone(),
             kernel: profile.frames().any(|frame| frame.kind == FrameKind::Kernel),
             frequency: meta.frequency,
             event: meta.event.clone(),
+            started: milliseconds(meta.started),
             seconds: meta.seconds,
             lost: profile.counters.lost,
         }
     }
+}
+
+/// Since 1970.
+fn milliseconds(time: Option<SystemTime>) -> Option<u64> {
+    Some(time?.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_millis() as u64)
 }
 
 /// Why a capture cannot be used.

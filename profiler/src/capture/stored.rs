@@ -4,7 +4,7 @@
 //! profile is stored as JSON, so that later versions can say more.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use flate2::Compression;
 use indexmap::{IndexMap, IndexSet};
@@ -12,7 +12,7 @@ use rustc_hash::FxBuildHasher;
 use serde::{Deserialize, Serialize};
 
 use super::file::{Capture, CaptureError, Kind, Reason, Recording, append, head};
-use crate::profile::{Counters, Frame, FrameKind, Meta, Origin, Profile, State};
+use crate::profile::{Counters, Frame, FrameKind, Origin, Profile, State};
 
 /// Most frames of all stacks together that are read: far more than the largest profile has, and 256 MiB.
 const MAX_FRAMES: usize = 1 << 26;
@@ -56,7 +56,8 @@ struct StoredOrigin {
 #[serde(default)]
 struct Description {
     processes: Vec<(u32, String)>,
-    /// Milliseconds since 1970.
+    /// When sampling began, in the first files; later ones have it in their [`Recording`].
+    #[serde(skip_serializing)]
     started: Option<u64>,
     samples: u64,
     truncated: u64,
@@ -150,10 +151,9 @@ fn samples(profile: &Profile) -> Samples {
 
 fn description(profile: &Profile) -> Description {
     let counters = &profile.counters;
-    let started = profile.meta.started.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
     Description {
         processes: profile.meta.processes.clone(),
-        started: started.map(|since| since.as_millis() as u64),
+        started: None,
         samples: counters.samples,
         truncated: counters.truncated,
         outside_lua: counters.outside_lua,
@@ -177,10 +177,10 @@ pub fn stored_profile(capture: &Capture) -> Result<Option<Profile>, CaptureError
     let description: Description =
         serde_json::from_slice(&description).map_err(|_| damaged("its description cannot be read"))?;
     let mut profile = restored(&samples).ok_or_else(|| damaged("its samples refer to what is not there"))?;
-    let Recording { lua, frequency, event, seconds, lost, .. } = capture.recording.clone();
-    let started =
-        description.started.and_then(|since| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(since)));
-    profile.meta = Meta { processes: description.processes, lua, frequency, event, seconds, started };
+    let mut recording = capture.recording.clone();
+    recording.started = recording.started.or(description.started);
+    let lost = recording.lost;
+    profile.meta = recording.meta(description.processes);
     profile.counters = Counters {
         samples: description.samples,
         lost,
@@ -254,7 +254,10 @@ fn restored(samples: &Samples) -> Option<Profile> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
+    use crate::profile::Meta;
 
     fn recording() -> Recording {
         Recording {
@@ -263,9 +266,11 @@ mod tests {
             pids: vec![7],
             launched: None,
             lua: true,
+            luajit: vec!["LuaJIT 2.1.0-beta3".to_owned()],
             kernel: true,
             frequency: 99,
             event: "cpu-clock".to_owned(),
+            started: Some(1_700_000_000_123),
             seconds: 2.5,
             lost: 3,
         }
@@ -291,6 +296,7 @@ mod tests {
         profile.meta = Meta {
             processes: vec![(7, "nginx".to_owned())],
             lua: true,
+            luajit: vec!["LuaJIT 2.1.0-beta3".to_owned()],
             frequency: 99,
             event: "cpu-clock".to_owned(),
             seconds: 2.5,
@@ -321,6 +327,20 @@ mod tests {
         let written = profile();
         let read = read(profile_file(&recording(), &written).unwrap()).unwrap().expect("a profile");
         assert_eq!(shown(&read), shown(&written));
+    }
+
+    #[test]
+    fn the_first_files_are_read() {
+        let recording = r#"{"luaflame":"0.1.0","records":1,"pids":[7],"lua":true,"kernel":true,"frequency":99,"event":"cpu-clock",
+            "seconds":2.5,"lost":3}"#;
+        let description = r#"{"processes":[[7,"nginx"]],"started":1700000000123,"samples":4}"#;
+        let mut file = head();
+        let samples = postcard::to_stdvec(&samples(&profile())).unwrap();
+        append(&mut file, Kind::Profile, &samples, Compression::default());
+        append(&mut file, Kind::Description, description.as_bytes(), Compression::default());
+        append(&mut file, Kind::Recording, recording.as_bytes(), Compression::default());
+        let meta = read(file).unwrap().expect("a profile").meta;
+        assert_eq!((meta.started, meta.luajit), (profile().meta.started, Vec::new()));
     }
 
     #[test]

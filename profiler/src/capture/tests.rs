@@ -90,9 +90,11 @@ fn recording() -> Recording {
         pids: vec![7],
         launched: None,
         lua: true,
+        luajit: Vec::new(),
         kernel: true,
         frequency: 99,
         event: "cpu-clock".to_owned(),
+        started: None,
         seconds: 1.0,
         lost: 3,
     }

@@ -12,6 +12,7 @@ pub(super) fn profile() -> Profile {
     let mut profile = Profile::default();
     profile.meta.processes = vec![(4711, "nginx".into()), (4712, "nginx".into())];
     profile.meta.lua = true;
+    profile.meta.luajit = vec!["LuaJIT 2.1.0-beta3".into()];
     profile.meta.frequency = 100;
     profile.meta.event = "cpu-clock".into();
     profile.meta.seconds = 0.5;
@@ -87,6 +88,7 @@ pub(super) fn hostile() -> Profile {
     profile.meta.seconds = f64::MAX;
     for (pid, name) in (1..).zip(names) {
         profile.meta.event = name.into();
+        profile.meta.luajit.push(name.into());
         profile.meta.processes.push((pid, name.into()));
         profile.threads.insert((pid, pid), name.into());
         profile.counters.reasons.insert(name.into(), u64::MAX);

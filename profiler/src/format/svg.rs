@@ -172,7 +172,7 @@ fn shade(kind: FrameKind, label: &str) -> Color {
     Color { r: lighter(base.r), g: lighter(base.g), b: lighter(base.b) }
 }
 
-/// What was profiled and how: `nginx 4711 | 99 Hz of cpu-clock | 10.0 s | 990 samples, 0 lost`.
+/// What was profiled and how: `nginx 4711 | 99 Hz of cpu-clock | 10.0 s | 990 samples, 0 lost | LuaJIT 2.1.0-beta3`.
 fn subtitle(profile: &Profile, total: u64, thinnest: u64) -> String {
     let meta = &profile.meta;
     let counters = &profile.counters;
@@ -190,6 +190,10 @@ fn subtitle(profile: &Profile, total: u64, thinnest: u64) -> String {
         parts.push(format!("{:.1} s", meta.seconds));
     }
     parts.push(format!("{} samples, {} lost", counters.samples, counters.lost));
+    if let Some((version, more)) = meta.luajit.split_first() {
+        let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+        parts.push(format!("{}{more}", printable(version, 32)));
+    }
     if total < counters.samples {
         parts.push(format!("{} of them not drawn", counters.samples - total));
     }
@@ -464,6 +468,7 @@ mod tests {
             for kind in kinds {
                 let mut profile = profile(&[(&[(kind, name)], 5), (&[(kind, name), (kind, name)], 2)]);
                 profile.meta.processes = vec![(1, name.into()), (2, name.into())];
+                profile.meta.luajit = vec![name.into(), name.into()];
                 profile.meta.event = "cpu-clock".into();
                 let svg = drawn(&profile, name);
                 let boxes = boxes(&svg);

@@ -68,7 +68,9 @@ impl Text {
         // Stacks of other tools do not say how they were taken.
         if meta.frequency > 0 {
             let event = printable(&meta.event, NAME_LIMIT);
-            self.push(&format!("{} Hz of {event}, {:.1} s", meta.frequency, meta.seconds.min(1e9)));
+            let versions: String =
+                meta.luajit.iter().take(4).map(|name| format!(", {}", printable(name, NAME_LIMIT))).collect();
+            self.push(&format!("{} Hz of {event}, {:.1} s{versions}", meta.frequency, meta.seconds.min(1e9)));
         }
         self.push(&format!(
             "{} samples, {} lost, {} truncated, {} outside Lua",

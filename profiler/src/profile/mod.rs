@@ -191,6 +191,8 @@ pub struct Meta {
     pub processes: Vec<(u32, String)>,
     /// LuaJIT was looked for.
     pub lua: bool,
+    /// What the VMs call themselves, each once: `LuaJIT 2.1.0-beta3`. Those that do not tell are not among them.
+    pub luajit: Vec<String>,
     /// Samples per second and CPU that were asked for.
     pub frequency: u32,
     /// Name of the perf event that took the samples: `cycles` or `cpu-clock`.

@@ -70,6 +70,9 @@ pub struct Lua {
 /// `vmstate` in the interpreter (`~LJ_VMST_INTERP`).
 const VMST_INTERP: i32 = -1;
 
+/// Most VMs of a process that are asked for their version.
+const VERSION_VMS: usize = 8;
+
 impl View {
     /// Opens a process.
     ///
@@ -111,6 +114,15 @@ impl View {
             });
         }
         Ok(discovery)
+    }
+
+    /// What its LuaJIT calls itself, as one of its VMs tells; `None` when none does, as while they start.
+    pub fn version(&self) -> Option<String> {
+        let lua = self.lua.as_ref()?;
+        let mut vms: Vec<u64> = lua.traces.keys().copied().collect();
+        vms.sort_unstable();
+        let vm = |g| Vm { g, main_thread: 0, layout: Arc::clone(&lua.layout), settled: true };
+        vms.into_iter().take(VERSION_VMS).find_map(|g| vm(g).version(&self.memory))
     }
 
     /// Takes over what is known of the LuaJIT of a process that this one was forked from or has forked: it is at the same addresses.

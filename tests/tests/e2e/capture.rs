@@ -58,9 +58,17 @@ fn same_again(pid: u32) -> Result<()> {
         others(&replayed) == others(&live),
         "it is not drawn as it was, but as:\n{replayed}\nwhere live it was:\n{live}"
     );
+    ensure!(says_version(folder.path(), &capture)?, "the graph does not say which LuaJIT it was");
     let lua = parse(&replay(folder.path(), &capture, &["--lua-only"])?)?;
     ensure!(lua.iter().all(|stack| stack.frames.iter().any(|frame| frame.lua().is_some())), "stacks without Lua");
     Ok(())
+}
+
+/// Whether the second line of a flame graph that is drawn from a capture has the version of LuaJIT.
+fn says_version(folder: &Path, capture: &Path) -> Result<bool> {
+    let file = folder.join("version.svg");
+    run(&[Path::new("report"), capture, Path::new("-o"), &file])?.success()?;
+    Ok(fs::read_to_string(&file)?.contains(" lost | LuaJIT 2.1."))
 }
 
 /// Records a process, and returns the folded stacks of the live run.
@@ -109,6 +117,7 @@ fn without_memory() -> Result<()> {
     ensure!(whole.iter().any(|stack| stack.to_string().contains("lua_pcall")), "native frames were not kept");
     let samples = |stacks: &[Stack]| stacks.iter().map(|stack| stack.count).sum::<u64>();
     ensure!(samples(&whole) == samples(&parse(&live)?), "there are not as many samples");
+    ensure!(says_version(folder.path(), &capture)?, "the graph does not say which LuaJIT it was");
     // What was recorded is kept when there is nothing of it to draw.
     let kept = folder.path().join("kept.luaflame");
     let (kept_name, none) = (kept.to_str().context("UTF-8")?, folder.path().join("none.svg"));

@@ -84,7 +84,9 @@ fn all(script: &str, function: &str) -> Result<()> {
     let live = message(&fs::read(path("live.pb.gz"))?)?;
     ensure!(live.time_nanos > 0 && live.duration_nanos > 900_000_000, "it does not say when it was taken");
     holds("pprof of the live run", pprof(&live, function)?)?;
-    holds("pprof", pprof(&message(&drawn("a.pb.gz", &[])?)?, function)?)?;
+    let replayed = message(&drawn("a.pb.gz", &[])?)?;
+    ensure!(replayed.time_nanos / 1_000_000 == live.time_nanos / 1_000_000, "the capture has another time");
+    holds("pprof", pprof(&replayed, function)?)?;
     holds("pprof by option", pprof(&message(&drawn("a.bin", &["-f", "pprof"])?)?, function)?)?;
     holds("speedscope", speedscope(&drawn("a.speedscope.json", &[])?, function)?)?;
     holds("firefox", firefox(&drawn("a.firefox.json", &[])?, function)?)?;
