@@ -92,7 +92,7 @@ pub struct Discovery {
 impl fmt::Display for Discovery {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Searched { regions, bytes, unreadable, .. } = self.searched;
-        write!(formatter, "{} VMs", self.vms.len())?;
+        write!(formatter, "{} VM{}", self.vms.len(), if self.vms.len() == 1 { "" } else { "s" })?;
         if let Some(vm) = self.vms.first() {
             let gc64 = if vm.layout.model == Model::Gc64 { "with" } else { "without" };
             let settled = if vm.settled { "" } else { ", or an older one: no trace tells yet" };

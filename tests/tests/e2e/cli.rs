@@ -349,7 +349,7 @@ fn says_as_much_as_wanted() -> Result<()> {
     let quiet = record(&["--quiet"])?.stderr;
     ensure!(quiet.is_empty(), "{quiet}");
     let verbose = record(&["-v"])?.stderr;
-    for part in ["(luajit): 1 VMs with GC64", "the probe was loaded in", "the perf event", "its own symbols"] {
+    for part in ["(luajit): 1 VM with GC64", "the probe was loaded in", "the perf event", "its own symbols"] {
         ensure!(verbose.contains(part), "{part:?} is missing in\n{verbose}");
     }
     ensure!(verbose.lines().all(|line| line.starts_with("luaflame: ")), "{verbose}");
