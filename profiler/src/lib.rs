@@ -7,6 +7,7 @@
 //! ```
 
 pub mod capture;
+pub mod dump;
 pub mod format;
 pub mod import;
 pub mod luajit;

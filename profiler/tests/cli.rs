@@ -34,6 +34,16 @@ fn help_shows_examples_and_exit_codes() {
 }
 
 #[test]
+fn help_of_dump_warns_of_what_values_are() {
+    let output = luaflame(Path::new("/"), &["dump", "--help"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    for part in ["luaflame dump -p 1234", "SECRETS", "WARNING", "Exit codes:"] {
+        assert!(text.contains(part), "{part} is not in: {text}");
+    }
+}
+
+#[test]
 fn usage_errors_exit_with_2() {
     for arguments in [
         &[][..],
@@ -52,6 +62,9 @@ fn usage_errors_exit_with_2() {
         &["-p", "7", "7"],
         &["record"],
         &["record", "-p", "7", "--with-memory"],
+        &["dump"],
+        &["dump", "-p", "0"],
+        &["dump", "-p", "7", "-o", "a.json"],
         &["report"],
         &["completions", "cmd"],
         &["report", "a.luaflame", "-o", "-"],

@@ -101,12 +101,7 @@ fn process(pid: u32) -> ProcessReport {
             report.vms = vms.iter().take(VMS_LIMIT).map(|vm| described(&view, vm)).collect();
             report.problem = match unknown.first() {
                 Some(unknown) => Some(unknown.to_string()),
-                None if vms.is_empty() => Some(format!(
-                    "no LuaJIT VM was found in {} private writable mappings ({:.1} MiB, of which {} KiB could not be read)",
-                    searched.regions,
-                    searched.bytes as f64 / f64::from(1 << 20),
-                    searched.unreadable >> 10
-                )),
+                None if vms.is_empty() => Some(format!("no LuaJIT VM was found in {searched}")),
                 None => None,
             };
         }

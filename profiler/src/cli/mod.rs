@@ -4,6 +4,7 @@ mod args;
 mod console;
 mod diff;
 mod doctor;
+mod dump;
 mod launch;
 mod manual;
 mod opening;
@@ -30,6 +31,7 @@ use luaflame::record::{self, Seen, record};
 use luaflame::replay::replay;
 use luaflame::target::live::live;
 use luaflame::target::world::World;
+use serde::Serialize;
 
 use args::{Args, Destination, Named, Plan, Source, Work};
 use launch::Launched;
@@ -57,9 +59,10 @@ fn run(work: &Work) -> ExitCode {
         Work::Compare(pair) => diff::compare(pair),
         Work::Top(watching) => top::run(watching),
         Work::Doctor { processes, json } => examine(processes, *json),
-        Work::Completions(shell) => print(&manual::completions(*shell)),
+        Work::Dump(args) => dump::dump(args).and_then(|(text, code)| print(text.as_bytes(), code)),
+        Work::Completions(shell) => print(&manual::completions(*shell), ExitCode::SUCCESS),
         Work::Man(Some(folder)) => manual::write_pages(folder).map(|()| ExitCode::SUCCESS),
-        Work::Man(None) => manual::main_page().map_err(Into::into).and_then(|page| print(&page)),
+        Work::Man(None) => manual::main_page().map_err(Into::into).and_then(|page| print(&page, ExitCode::SUCCESS)),
     };
     match done {
         Ok(code) => code,
@@ -73,16 +76,20 @@ fn run(work: &Work) -> ExitCode {
 /// Writes what was found here to standard output.
 fn examine(processes: &[Named], json: bool) -> anyhow::Result<ExitCode> {
     let report = doctor::examine(&processes::resolve(processes)?);
-    let text = if json { serde_json::to_string_pretty(&report)? + "\n" } else { report.text() };
-    print(text.as_bytes())?;
-    Ok(report.exit_code())
+    let text = if json { to_json(&report)? } else { report.text() };
+    print(text.as_bytes(), report.exit_code())
 }
 
-/// Writes to standard output. That its reader has had enough is no error.
-fn print(bytes: &[u8]) -> anyhow::Result<ExitCode> {
+/// A report for other programs.
+fn to_json(report: &impl Serialize) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(report)? + "\n")
+}
+
+/// Writes to standard output, for a command that ends with this code. That its reader has had enough is no error.
+fn print(bytes: &[u8], code: ExitCode) -> anyhow::Result<ExitCode> {
     match Output::at(Path::new("-"))?.write(bytes) {
         Err(error) if !error.is_closed_pipe() => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
+        _ => Ok(code),
     }
 }
 

@@ -124,6 +124,23 @@ impl Model {
         }
     }
 
+    /// Offset of `root`, the list of all objects that the garbage collector has to look at, in `GCState`. Each object begins
+    /// with the reference to the next one (`nextgc`).
+    pub fn gc_root(self) -> u32 {
+        match self {
+            Model::Gc64 => 24,
+            Model::Gc32 => 16,
+        }
+    }
+
+    /// `sizeof(GCcdata)`: where the payload of a C object begins.
+    pub fn cdata_size(self) -> u32 {
+        match self {
+            Model::Gc64 => 16,
+            Model::Gc32 => 8,
+        }
+    }
+
     /// Offset of `glref` in `lua_State`.
     pub fn glref(self) -> usize {
         match self {
@@ -184,6 +201,17 @@ impl Model {
             _ => Value::Number,
         }
     }
+
+    /// The number in a slot that holds a [`Value::Number`]: floating point, or an integer of a dual-number build.
+    pub fn number(self, word: u64) -> f64 {
+        /// `LJ_TISNUM` without GC64, where tags above it are parts of light userdata.
+        const INTEGER: u64 = 0xfffe_ffff;
+        let is_integer = match self {
+            Model::Gc64 => !((word.cast_signed() >> 47) as u32) == Tag::Number as u32,
+            Model::Gc32 => word >> 32 == INTEGER,
+        };
+        if is_integer { f64::from((word as u32).cast_signed()) } else { f64::from_bits(word) }
+    }
 }
 
 /// The lowest three bits of a frame's link (`FRAME_TYPEP`).
@@ -240,7 +268,7 @@ pub enum Tag {
     Cdata = 10,
     Table = 11,
     Userdata = 12,
-    /// `LJ_TNUMX`: integers of dual-number builds, and the slot of all numbers in `basemt`.
+    /// `LJ_TNUMX`: integers of dual-number builds with GC64, and the slot of all numbers in `basemt`.
     Number = 13,
 }
 
@@ -309,7 +337,20 @@ mod tests {
         assert_eq!(value(1.5_f64.to_bits()), Value::Number);
         assert_eq!(value(f64::NEG_INFINITY.to_bits()), Value::Number);
         assert_eq!(value(f64::NAN.to_bits()), Value::Number);
-        assert_eq!(value((!13_u64 << 32) | 7), Value::Number, "an integer of a dual-number build");
+        assert_eq!(value(0xfffe_ffff_0000_0007), Value::Number, "an integer of a dual-number build");
+    }
+
+    #[test]
+    fn numbers_are_read_in_both_of_their_forms() {
+        for model in Model::ALL {
+            for number in [0.0, -0.0, 1.5, -1e300, f64::INFINITY, f64::NEG_INFINITY] {
+                assert_eq!(model.number(number.to_bits()).to_bits(), number.to_bits());
+            }
+        }
+        assert_eq!(Model::Gc64.number((!13_u64 << 47) | 7), 7.0);
+        assert_eq!(Model::Gc64.number((!13_u64 << 47) | 0xffff_fffe), -2.0);
+        assert_eq!(Model::Gc32.number(0xfffe_ffff_ffff_fffe), -2.0);
+        assert_eq!(Model::Gc32.value(0xfffe_ffff_ffff_fffe), Value::Number);
     }
 
     #[test]

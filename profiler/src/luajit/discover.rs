@@ -123,6 +123,18 @@ pub struct Searched {
     pub candidates: usize,
 }
 
+impl fmt::Display for Searched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} private writable mappings ({:.1} MiB, of which {} KiB could not be read)",
+            self.regions,
+            self.bytes as f64 / f64::from(1 << 20),
+            self.unreadable >> 10
+        )
+    }
+}
+
 /// A place that is a LuaJIT VM by its self-reference, with a layout that is not in the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownVm {
@@ -484,7 +496,7 @@ fn check_once(
 }
 
 /// The rules about a thread's own fields.
-fn check_thread(bytes: &[u8], layout: &Layout, g: u64) -> Result<(), Mismatch> {
+pub(super) fn check_thread(bytes: &[u8], layout: &Layout, g: u64) -> Result<(), Mismatch> {
     let thread = &layout.lua_state;
     let model = layout.model;
     let [glref, stack, maxstack] =

@@ -7,7 +7,11 @@ use std::ops::Range;
 
 use luaflame_ebpf::{Entry, base, entry, frame};
 
-use super::arch::{LinkType, SLOT_SIZE};
+use super::arch::{LinkType, SLOT_SIZE, Tag};
+use super::layout::Layout;
+use super::memory::Memory;
+use super::object::byte_at;
+use super::proto::{Fingerprint, Proto};
 
 /// A thread (coroutine) that is active on the native stack, as it was when the sample was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +95,7 @@ pub struct LuaFrame {
 }
 
 /// What a function is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A Lua function.
     Lua(Prototype),
@@ -127,6 +131,26 @@ pub struct Prototype {
 }
 
 impl Prototype {
+    /// The prototype at an address as the probe would see it now.
+    pub fn read(memory: &dyn Memory, layout: &Layout, address: u64) -> Option<Prototype> {
+        let header = memory.bytes(address, layout.proto.size as usize).ok()?;
+        if byte_at(&header, layout.proto.gct) != Tag::Proto.gct() {
+            return None;
+        }
+        let print = Proto::fingerprint_of(memory, layout, &header).ok()?;
+        Some(Prototype::with(address.checked_add(u64::from(layout.proto.size))?, print))
+    }
+
+    /// A prototype that was copied, as the probe would have seen it.
+    pub fn of(proto: &Proto) -> Prototype {
+        Prototype::with(proto.bytecode, proto.fingerprint())
+    }
+
+    fn with(code: u64, print: Fingerprint) -> Prototype {
+        let Fingerprint { chunk, firstline, numline, sizebc } = print;
+        Prototype { code, chunk, firstline, numline, sizebc }
+    }
+
     /// Whether the interpreter can be at `pc` in this prototype: one past the instruction being run, or at the very first
     /// one while the function is being entered.
     pub fn contains(&self, pc: u64) -> bool {

@@ -56,8 +56,6 @@ layout_of!(/// Offsets in `GG_State`.
     GgState { g, j, dispatch, bcff, size });
 layout_of!(/// Offsets in `lua_State`.
     LuaState { size, gct, dummy_ffid, status, glref, base, top, maxstack, stack, env, cframe, stacksize });
-layout_of!(/// Offsets in `global_State`.
-    GlobalState { size, gc, strempty, hookmask, dispatchmode, vmstate, mainthref, registrytv, cur_l, jit_base });
 layout_of!(/// Offsets in `jit_State`.
     JitState { size, l, state, trace, sizetrace, exitstubgroup, param, mcarea });
 layout_of!(/// Offsets in `GCtrace`.
@@ -74,6 +72,24 @@ layout_of!(/// Offsets in `GCfuncL` and, for `c_function`, in `GCfuncC`.
     Func { size, ffid, nupvalues, env, pc, uvptr, c_function });
 layout_of!(/// Offsets in `GCstr`.
     Str { size, len });
+
+/// Offsets in `global_State`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[expect(missing_docs, reason = "the fields carry the names they have in LuaJIT's headers")]
+pub struct GlobalState {
+    pub size: u32,
+    pub gc: u32,
+    pub strempty: u32,
+    pub hookmask: u32,
+    pub dispatchmode: u32,
+    pub vmstate: u32,
+    pub mainthref: u32,
+    pub registrytv: u32,
+    /// Absent in builds before 2025-11, which have no thread of the VM's own.
+    pub vmthref: Option<u32>,
+    pub cur_l: u32,
+    pub jit_base: u32,
+}
 
 /// Offsets in `SnapShot`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]

@@ -6,6 +6,7 @@ pub mod arch;
 mod branch;
 pub mod bytecode;
 pub mod copies;
+pub mod coroutines;
 pub mod definition;
 pub mod discover;
 pub mod exit_handler;
@@ -16,15 +17,19 @@ pub mod handlers;
 #[doc(hidden)]
 pub mod image;
 pub mod layout;
+pub mod locals;
 pub mod memory;
 pub mod names;
 pub mod object;
+pub mod pages;
 pub mod proto;
 pub mod snapshot;
 pub mod source;
 pub mod standing;
+pub mod thread;
 pub mod trace;
 pub mod trace_map;
+pub mod values;
 mod walk;
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! length, and copies what it needs; what a caller builds from several objects it must check against each other.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use super::arch::{Model, NODE_KEY, NODE_SIZE, NODE_VALUE, Tag, Value};
 use super::layout::Layout;
@@ -173,6 +174,13 @@ impl Table {
         })
     }
 
+    /// Slots of the array part for the keys from 1 on, and nodes of the hash part. `global` is the `global_State`, which holds the
+    /// one node of all tables that have none of their own.
+    pub fn sizes(&self, global: &Range<u64>) -> (u32, u32) {
+        let hash = if global.contains(&self.node) { 0 } else { self.hmask.saturating_add(1) };
+        (self.asize.saturating_sub(1), hash)
+    }
+
     /// The pairs of the hash part whose value is not nil, in the order of their nodes. Reads no more than `*budget` nodes
     /// and lowers it by the number read.
     pub fn pairs(&self, memory: &dyn Memory, budget: &mut u64) -> Vec<(Value, Value)> {
@@ -232,7 +240,7 @@ pub(super) fn reference_at(model: Model, bytes: &[u8], offset: u32) -> u64 {
 }
 
 /// Reads a reference.
-pub(super) fn read_reference(memory: &(impl Memory + ?Sized), model: Model, address: u64) -> Result<u64, ReadError> {
+pub fn read_reference(memory: &(impl Memory + ?Sized), model: Model, address: u64) -> Result<u64, ReadError> {
     let mut bytes = [0; 8];
     let bytes = &mut bytes[..model.reference_size() as usize];
     memory.read(address, bytes)?;

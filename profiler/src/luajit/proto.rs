@@ -307,38 +307,60 @@ impl Proto {
     /// Name of the local variable in a slot while an instruction is run, when not stripped. As `debug_varname` does it;
     /// LuaJIT's own variables of a loop have no name here.
     pub fn local_name(&self, index: u32, slot: u8) -> Option<&[u8]> {
+        self.locals(index).nth(slot.into()).flatten()
+    }
+
+    /// The local variables that there are while an instruction is run, in the order of their slots, the first of which is 0; none
+    /// when stripped. LuaJIT's own variables of a loop have no name.
+    pub fn locals(&self, index: u32) -> impl Iterator<Item = Option<&[u8]>> {
+        let mut rest = self.varinfo.and_then(|offset| self.bytes.get(offset..)).unwrap_or_default();
+        rest = &rest[..rest.len().min(MAX_VARINFO)];
+        let mut start = 0_u32;
+        std::iter::from_fn(move || {
+            loop {
+                let variable = Variable::take(&mut rest, start)?;
+                start = variable.start;
+                if start > index {
+                    rest = &[];
+                    return None;
+                }
+                if index < variable.end {
+                    return Some(variable.name.filter(|name| name.len() <= MAX_NAME));
+                }
+            }
+        })
+    }
+}
+
+/// An entry of the information on variables.
+struct Variable<'a> {
+    name: Option<&'a [u8]>,
+    /// The instructions from which on and before which there is this variable.
+    start: u32,
+    end: u32,
+}
+
+impl<'a> Variable<'a> {
+    /// Takes the next one off the front; `start` is the start of the one before it.
+    fn take(rest: &mut &'a [u8], start: u32) -> Option<Variable<'a>> {
         /// `VARNAME__MAX`: names below this are LuaJIT's own.
         const OWN_NAMES: u8 = 7;
-        let mut rest = self.bytes.get(self.varinfo?..)?;
-        rest = &rest[..rest.len().min(MAX_VARINFO)];
-        let mut slot = slot;
-        let mut start = 0_u32;
-        loop {
-            let name = match *rest.first()? {
-                0 => return None,
-                own if own < OWN_NAMES => {
-                    rest = &rest[1..];
-                    None
-                }
-                _ => {
-                    let length = rest.iter().position(|&byte| byte == 0)?;
-                    let name = &rest[..length];
-                    rest = &rest[length + 1..];
-                    Some(name)
-                }
-            };
-            start = start.checked_add(uleb128(&mut rest)?)?;
-            let end = start.checked_add(uleb128(&mut rest)?)?;
-            if start > index {
-                return None;
+        let name = match *rest.first()? {
+            0 => return None,
+            own if own < OWN_NAMES => {
+                *rest = &rest[1..];
+                None
             }
-            if index < end {
-                if slot == 0 {
-                    return name.filter(|name| name.len() <= MAX_NAME);
-                }
-                slot -= 1;
+            _ => {
+                let length = rest.iter().position(|&byte| byte == 0)?;
+                let name = &rest[..length];
+                *rest = &rest[length + 1..];
+                Some(name)
             }
-        }
+        };
+        let start = start.checked_add(uleb128(rest)?)?;
+        let end = start.checked_add(uleb128(rest)?)?;
+        Some(Variable { name, start, end })
     }
 }
 

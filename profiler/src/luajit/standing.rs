@@ -66,7 +66,7 @@ impl Vm {
     }
 
     /// The object of a type in a field of a table.
-    fn value(&self, memory: &dyn Memory, table: u64, name: &str, tag: Tag) -> Option<u64> {
+    pub(super) fn value(&self, memory: &dyn Memory, table: u64, name: &str, tag: Tag) -> Option<u64> {
         let pairs = Table::read(memory, self.layout.model, table).ok()?.pairs(memory, &mut MAX_ENTRIES.clone());
         let is_name = |key: u64| {
             Text::read(memory, &self.layout, key, MAX_TEXT).is_ok_and(|text| !text.cut && text.bytes == name.as_bytes())

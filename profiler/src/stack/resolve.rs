@@ -16,11 +16,10 @@ use crate::luajit::discover::Vm;
 use crate::luajit::exit_handler::frames_at_exit;
 use crate::luajit::frames::{Activation, Kind, LuaFrame, Prototype};
 use crate::luajit::handlers::{Edge, Handlers};
-use crate::luajit::layout::Layout;
 use crate::luajit::memory::Memory;
 use crate::luajit::names::{Names, Sources};
 use crate::luajit::object::{Function, FunctionKind};
-use crate::luajit::proto::{Fingerprint, Proto};
+use crate::luajit::proto::Proto;
 use crate::luajit::snapshot::{BaseFrame, TraceFrame};
 use crate::luajit::source::MAX_SOURCE;
 use crate::luajit::trace::Trace;
@@ -375,7 +374,7 @@ impl Resolver<'_> {
         let live = || {
             let layout = &self.view.lua.as_ref()?.layout;
             let address = seen.code.checked_sub(u64::from(layout.proto.size))?;
-            seen_at(&self.view.memory, layout, address)
+            Prototype::read(&self.view.memory, layout, address)
         };
         live() == Some(*seen)
     }
@@ -503,12 +502,7 @@ impl Resolver<'_> {
                 self.push(stack, frame);
             }
             Kind::C { pointer } | Kind::Fast { pointer, .. } => {
-                let kind = match frame.kind {
-                    Kind::Fast { id, .. } => FunctionKind::Fast { ffid: id, code: pointer },
-                    _ => FunctionKind::C { code: pointer },
-                };
-                let name =
-                    self.builtin_name(activation.global, &Function { address: frame.function, kind, upvalues: 0 });
+                let name = self.name_of_builtin(activation.global, frame.function, frame.kind);
                 // The code of the C function itself is this frame under its native name: one frame, with the name that
                 // Lua code uses. What the compiler inlined into it stays above it.
                 if let Some((start, address)) = code
@@ -531,6 +525,39 @@ impl Resolver<'_> {
                 self.push(stack, frame);
             }
         }
+    }
+
+    /// A frame of a Lua stack of which no sample was taken: that of a coroutine that does not run, or that has called C.
+    pub fn resting(&mut self, activation: &Activation, frame: &LuaFrame) -> Frame {
+        match frame.kind {
+            Kind::Lua(_) => self.lua_frame(activation, frame, frame.pc, FrameKind::Interpreted),
+            kind => self.function_value(activation.global, frame.function, kind),
+        }
+    }
+
+    /// A function as a value, in a VM: nothing runs in it.
+    pub fn function_value(&mut self, global: u64, address: u64, kind: Kind) -> Frame {
+        match kind {
+            Kind::Lua(seen) => match self.function(global, seen) {
+                Some(function) => frame_of(&function, None, FrameKind::Interpreted),
+                None => self.unknown("[unknown Lua function]", "prototypes that could not be read"),
+            },
+            Kind::C { pointer } | Kind::Fast { pointer, .. } => {
+                let name = self.name_of_builtin(global, address, kind);
+                self.builtin(name, Some(pointer))
+            }
+            Kind::Unknown => self.unknown("[unknown Lua function]", "function objects that could not be read"),
+        }
+    }
+
+    /// The name of a builtin or C function, by what its frame says of it.
+    fn name_of_builtin(&mut self, global: u64, address: u64, kind: Kind) -> Option<Arc<str>> {
+        let kind = match kind {
+            Kind::Fast { id, pointer } => FunctionKind::Fast { ffid: id, code: pointer },
+            Kind::C { pointer } => FunctionKind::C { code: pointer },
+            Kind::Lua(_) | Kind::Unknown => return None,
+        };
+        self.builtin_name(global, &Function { address, kind, upvalues: 0 })
     }
 
     /// Whether a builtin that Lua code has called runs: the PC register is where its caller goes on.
@@ -663,14 +690,14 @@ impl Resolver<'_> {
 
     /// The Lua function of a prototype at an address, as it is now.
     fn function_at(&mut self, global: u64, address: u64) -> Option<Arc<LuaFunction>> {
-        let seen = seen_at(&self.view.memory, &self.view.lua.as_ref()?.layout, address)?;
+        let seen = Prototype::read(&self.view.memory, &self.view.lua.as_ref()?.layout, address)?;
         self.function(global, seen)
     }
 
     fn read(&mut self, global: u64, address: u64, seen: Prototype) -> Option<LuaFunction> {
         let View { memory, copies, lua, .. } = &*self.view;
         let read = |memory: &dyn Memory| Proto::read(memory, &lua.as_ref()?.layout, address).ok();
-        let same = |proto: &Proto| seen_as(proto) == seen;
+        let same = |proto: &Proto| Prototype::of(proto) == seen;
         let proto = read(&copies.over(memory)).filter(same).or_else(|| read(memory).filter(same))?;
         let process = Arc::clone(&self.view.process);
         let LuaFunctions { names, latest, sources, .. } = &mut *self.functions;
@@ -763,23 +790,6 @@ fn read_names(
 /// When names may be read again, after a reading from `start` to `end`.
 fn again_after(latest: Option<(u64, Duration)>, start: Duration, end: Duration) -> Duration {
     latest.map_or(start, |(_, again)| again.max(start)) + end.saturating_sub(start) * NAMES_SHARE
-}
-
-/// The prototype at an address as the probe would see it now.
-fn seen_at(memory: &dyn Memory, layout: &Layout, address: u64) -> Option<Prototype> {
-    let header = memory.bytes(address, layout.proto.size as usize).ok()?;
-    let print = Proto::fingerprint_of(memory, layout, &header).ok()?;
-    Some(prototype(address.checked_add(u64::from(layout.proto.size))?, print))
-}
-
-/// A prototype as the probe would have seen it.
-fn seen_as(proto: &Proto) -> Prototype {
-    prototype(proto.bytecode, proto.fingerprint())
-}
-
-fn prototype(code: u64, print: Fingerprint) -> Prototype {
-    let Fingerprint { chunk, firstline, numline, sizebc } = print;
-    Prototype { code, chunk, firstline, numline, sizebc }
 }
 
 /// The text of a source file as the process sees it. Nothing, when it is not there, no ordinary file, or too large, or when

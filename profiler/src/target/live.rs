@@ -98,6 +98,22 @@ impl Source for LiveProcess {
         if usize::try_from(count).is_ok_and(|count| count == buffer.len()) { Ok(()) } else { Err(error) }
     }
 
+    fn cpu_time(&self) -> io::Result<Duration> {
+        let pid = libc::pid_t::try_from(self.pid).map_err(io::Error::other)?;
+        let mut clock = 0;
+        // SAFETY: `clock` is valid for the write of a clock's id.
+        let error = unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) };
+        if error != 0 {
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `time` is valid for the write of a time; the clock's id is one that the C library has just given.
+        if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32))
+    }
+
     fn mapped_file(&self, mapping: &Mapping) -> Result<MappedFile, NoFile> {
         files::open_mapped(&self.directory, self.pid, mapping)
     }

@@ -8,4 +8,5 @@ pub mod live;
 pub mod maps;
 pub mod memory;
 pub mod process;
+pub mod steady;
 pub mod world;

@@ -70,6 +70,14 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// When any of the bytes cannot be read.
     fn memory(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadError>;
 
+    /// The CPU time that it has used, to the nanosecond: between two moments with the same CPU time it has not run.
+    ///
+    /// # Errors
+    /// When the process has exited, or in a world that does not run.
+    fn cpu_time(&self) -> io::Result<Duration> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// The file behind a mapping.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 
 mod capture;
 mod cli;
+mod dump;
 mod formats;
 mod hostile;
 mod hosts;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         hostile::tests(),
         capture::tests(),
         formats::tests(),
+        dump::tests(),
     ];
     let tests = rooms.into_iter().flatten();
     let trials = tests

@@ -63,7 +63,7 @@ fn served(
 }
 
 /// A server without load, as [`served`] has it, in a folder. It has a certificate, and of the address for TLS the port is a free one.
-fn start(folder: &Path, configuration: &str, workers: usize, replacements: &[(&str, &str)]) -> Result<Nginx> {
+pub fn start(folder: &Path, configuration: &str, workers: usize, replacements: &[(&str, &str)]) -> Result<Nginx> {
     let copy = folder.join("configuration");
     copy_folder(&root().join("tests/nginx").join(configuration), &copy)?;
     let file = copy.join("nginx.conf");

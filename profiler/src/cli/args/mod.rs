@@ -5,6 +5,7 @@ mod console;
 mod diff;
 mod doctor;
 mod drawing;
+mod dump;
 mod manual;
 mod plan;
 mod record;
@@ -27,6 +28,7 @@ use log::LevelFilter;
 
 pub use console::ColorArg;
 pub use diff::Pair;
+pub use dump::DumpArgs;
 pub use plan::{Destination, Plan, Source};
 pub use top::Watching;
 pub use values::Named;
@@ -65,6 +67,7 @@ Examples:
   luaflame diff a.luaflame b.luaflame             which functions grew from a to b, and which shrank
   sudo luaflame top -p 1234                       watch it on the terminal
   sudo luaflame doctor -p 1234                    what can be seen of a process, and what is missing
+  sudo luaflame dump -p 1234                      where every coroutine of a process is now
 
 Ctrl-C ends sampling and writes what there is; a second Ctrl-C gives up and writes nothing.
 
@@ -116,6 +119,9 @@ enum Command {
     /// Say what luaflame finds here: the kernel, its own privileges, and the LuaJIT in processes
     #[command(max_term_width = 100, after_help = doctor::EXAMPLES)]
     Doctor(DoctorArgs),
+    /// Show the Lua stack of every coroutine of processes as they are now, also of those that wait
+    #[command(max_term_width = 100, after_help = dump::EXAMPLES)]
+    Dump(DumpArgs),
     /// Write a script that completes command lines of luaflame in a shell
     #[command(max_term_width = 100, after_help = manual::COMPLETIONS_EXAMPLES)]
     Completions(CompletionsArgs),
@@ -140,6 +146,8 @@ pub enum Work {
         /// To write JSON.
         json: bool,
     },
+    /// To show the stacks of processes as they are now.
+    Dump(DumpArgs),
     /// To write the completions of a shell to standard output.
     Completions(Shell),
     /// To write the manual pages into a folder, or without one the main page to standard output.
@@ -192,6 +200,7 @@ impl Args {
             Some(Command::Doctor(doctor)) => {
                 return Ok(Work::Doctor { processes: doctor.processes, json: doctor.json });
             }
+            Some(Command::Dump(dump)) => return Ok(Work::Dump(dump)),
             Some(Command::Completions(completions)) => return Ok(Work::Completions(completions.shell)),
             Some(Command::Man(man)) => return Ok(Work::Man(man.folder)),
         };
