@@ -132,3 +132,14 @@ fn number(text: &str) -> Option<u64> {
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     (!whole.is_empty() && digits(whole) && digits(fraction)).then(|| whole.parse().ok()).flatten()
 }
+
+/// What was read, as folded stacks.
+#[cfg(test)]
+fn folded_again(read: impl FnOnce(&mut Profile) -> Result<(), Malformed>) -> String {
+    let mut profile = Profile::default();
+    read(&mut profile).expect("these are stacks");
+    let mut bytes = Vec::new();
+    crate::format::folded::write(&profile, crate::profile::view::Lines::Function, &mut bytes)
+        .expect("a vector takes all");
+    String::from_utf8(bytes).expect("labels are UTF-8")
+}

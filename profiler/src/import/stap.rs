@@ -57,15 +57,10 @@ pub(super) fn read(lines: impl Iterator<Item = String>, profile: &mut Profile) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::folded;
-    use crate::profile::view::Lines;
+    use crate::import::folded_again;
 
     fn written(text: &str) -> String {
-        let mut profile = Profile::default();
-        read(text.lines().map(str::to_owned), &mut profile).unwrap();
-        let mut bytes = Vec::new();
-        folded::write(&profile, Lines::Function, &mut bytes).unwrap();
-        String::from_utf8(bytes).unwrap()
+        folded_again(|profile| read(text.lines().map(str::to_owned), profile))
     }
 
     #[test]
