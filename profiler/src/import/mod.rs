@@ -1,8 +1,8 @@
 //! Stacks that other tools have written, read as a [`Profile`]: to draw them again, and to hold ours against them.
 //!
-//! Two forms are known, told apart by what is in the file, whatever its name: folded stacks ([`folded`]) and the stacks of the
-//! SystemTap tools for LuaJIT and nginx ([`stap`]). Neither says when, how often and in which process samples were taken, so
-//! the profile does not know it either. What kind of code a frame is they say in part; [`frame`] tells what is made of it.
+//! Two forms are known, told apart by what is in the file, whatever its name: folded stacks (`folded.rs`) and the stacks of the
+//! SystemTap tools for LuaJIT and nginx (`stap.rs`). Neither says when, how often and in which process samples were taken, so
+//! the profile does not know it either. What kind of code a frame is they say in part; `frame.rs` tells what is made of it.
 
 mod folded;
 mod frame;
