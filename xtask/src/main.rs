@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod ebpf;
 mod fuzz;
+mod package;
 mod setup;
 mod shell;
 mod table;
@@ -35,6 +36,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Hold the stacks of programs whose call graph is known against it, on builds of LuaJIT and in modes
     Truth(truth::Arguments),
+    /// Build a static program, its manual pages and completions, and a Debian package of them
+    Package,
     /// Run every check: format, lints, the probe, unit tests, documentation, fuzzing, tests on real programs
     Test,
 }
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Fuzz(arguments) => fuzz::task(&arguments),
         Task::Bench(arguments) => bench::task(&arguments),
         Task::Truth(arguments) => truth::task(&arguments),
+        Task::Package => package::task(),
         Task::Test => test::task(),
     });
     match done {

@@ -43,6 +43,10 @@ const PROBE: Packages = Packages {
     purpose: "a Rust compiler with the source of its library and the matching LLVM, for the probe",
 };
 
+/// The target of programs that are linked statically.
+pub const STATIC: &str = "x86_64-unknown-linux-musl";
+/// Version of cargo-deb that packages are made with.
+const CARGO_DEB: &str = "3.8.0";
 /// Version of bpf-linker that the committed probe is made with.
 pub const BPF_LINKER: &str = "0.13.0";
 
@@ -55,6 +59,8 @@ pub fn everything() -> Result<()> {
     luajit()?;
     hosts()?;
     bpf_linker()?;
+    static_library()?;
+    cargo_deb()?;
     eprintln!("everything that the tasks need is there");
     Ok(())
 }
@@ -91,6 +97,14 @@ pub fn for_fuzzing() -> Result<()> {
 /// As [`everything`].
 pub fn for_bench() -> Result<()> {
     install(&[NGINX, MEASURING])?;
+    luajit().map(drop)
+}
+
+/// What `cargo xtask package` tries the program on.
+///
+/// # Errors
+/// As [`everything`].
+pub fn for_package() -> Result<()> {
     luajit().map(drop)
 }
 
@@ -287,6 +301,39 @@ fn unpack(folder: &Path, packages: &Packages, more: impl Fn() -> Result<Vec<Stri
         fs::remove_dir_all(folder)?;
     }
     fs::rename(&partial, folder).with_context(|| format!("{} could not be put in place", folder.display()))
+}
+
+/// Rust's library for programs that are linked statically.
+///
+/// # Errors
+/// When it is neither there nor can rustup install it.
+pub fn static_library() -> Result<()> {
+    let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()))?;
+    if Path::new(sysroot.trim()).join("lib/rustlib").join(STATIC).is_dir() {
+        return Ok(());
+    }
+    eprintln!(
+        "rustup will install Rust's library for {STATIC}: the program that `cargo xtask package` builds is linked with it"
+    );
+    run(Command::new("rustup").args(["target", "add", STATIC]).current_dir(root()))
+        .with_context(|| format!("there is no Rust library for {STATIC}: install it, with rustup or another way"))
+}
+
+/// What makes Debian packages, built in `target/tools` unless it is there. Returns its path.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn cargo_deb() -> Result<PathBuf> {
+    let tools = target_dir().join("tools");
+    let program = tools.join("bin/cargo-deb");
+    if output(Command::new(&program).arg("--version")).is_ok_and(|version| version.trim().ends_with(CARGO_DEB)) {
+        return Ok(program);
+    }
+    eprintln!("cargo-deb {CARGO_DEB} will be built and put in target/tools: it makes the Debian package");
+    let mut build = cargo();
+    build.current_dir("/").args(["install", "cargo-deb", "--version", CARGO_DEB, "--locked", "--root"]).arg(&tools);
+    run(&mut build)?;
+    Ok(program)
 }
 
 /// The linker of the probe, built in `target/tools` unless `PATH` has the right version. Returns its path.
