@@ -24,6 +24,8 @@ const NGINX: Packages = Packages {
 };
 const MODULES: Packages =
     Packages { names: &["lua-cjson"], purpose: "a Lua module in C, whose functions the tests look for by name" };
+const PRIVILEGES: Packages =
+    Packages { names: &["libcap2-bin"], purpose: "setcap, to try luaflame without root's privileges" };
 const COMPILER: Packages = Packages {
     names: &["gcc", "make", "libc6-dev"],
     purpose: "a C compiler, for the LuaJIT builds that the tests profile",
@@ -55,7 +57,7 @@ pub const BPF_LINKER: &str = "0.13.0";
 /// # Errors
 /// When something is missing and cannot be installed.
 pub fn everything() -> Result<()> {
-    install(&[NGINX, MODULES, COMPILER, FUZZING, MEASURING, PROBE])?;
+    install(&[NGINX, MODULES, PRIVILEGES, COMPILER, FUZZING, MEASURING, PROBE])?;
     luajit()?;
     hosts()?;
     bpf_linker()?;
@@ -78,7 +80,7 @@ pub fn for_demo() -> Result<()> {
 /// # Errors
 /// As [`everything`].
 pub fn for_tests() -> Result<()> {
-    install(&[NGINX, MODULES, COMPILER])?;
+    install(&[NGINX, MODULES, PRIVILEGES, COMPILER])?;
     luajit()?;
     hosts()
 }

@@ -5,6 +5,7 @@
 
 mod capture;
 mod cli;
+mod documents;
 mod dump;
 mod formats;
 mod hostile;
@@ -12,6 +13,7 @@ mod hosts;
 mod lines;
 mod names;
 mod nginx;
+mod privileges;
 mod top;
 mod truth;
 
@@ -38,6 +40,8 @@ fn main() -> ExitCode {
         hosts::tests(),
         cli::tests(),
         top::tests(),
+        privileges::tests(),
+        documents::tests(),
         hostile::tests(),
         capture::tests(),
         formats::tests(),
