@@ -235,3 +235,16 @@ fn two_profiles_are_compared() {
     refusal(2, &["diff", "a.folded", "b.folded", "-o", "x.pb.gz"]);
     assert!(refusal(1, &["diff", "none.luaflame", "kept.svg"]).contains("none.luaflame cannot be read"));
 }
+
+#[test]
+fn the_samples_of_stacks_can_be_tried() {
+    let directory = tempfile::tempdir().unwrap();
+    let sample = |name: &str| format!("{}/../samples/stacks/{name}", env!("CARGO_MANIFEST_DIR"));
+    let output = luaflame(directory.path(), &["report", &sample("old.bt"), "-o", "old.svg"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output =
+        luaflame(directory.path(), &["diff", &sample("before.folded"), &sample("after.folded"), "-o", "d.svg"]);
+    let table = String::from_utf8(output.stdout).unwrap();
+    let grew: Vec<&str> = table.lines().skip_while(|line| *line != "GREW, BY OWN TIME").skip(2).take(2).collect();
+    assert!(grew[0].contains("encode_list (shop/lua/json.lua)") && grew[1].is_empty(), "{table}");
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use luaflame::format::label::printable;
 use luaflame::luajit::discover::{Discovery, Vm};
 use luaflame::luajit::layout::Layout;
-use luaflame::native::image::Images;
+use luaflame::native::image::{Images, Named};
 use luaflame::probe::Probe;
 use luaflame::probe::requirements::{self, Finding};
 use luaflame::record::Event;
@@ -43,6 +43,18 @@ struct ProcessReport {
     /// VMs found; the first ones are described.
     vm_count: usize,
     vms: Vec<VmReport>,
+    /// Its program and libraries.
+    modules: Vec<ModuleReport>,
+}
+
+/// A program or library, and what its functions can be named by.
+#[derive(Debug, Serialize)]
+struct ModuleReport {
+    name: String,
+    /// `every`, `exported` or `none`; `None` if it cannot be read.
+    named: Option<&'static str>,
+    /// Why it cannot be read.
+    problem: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -53,6 +65,8 @@ struct VmReport {
     gc64: bool,
     /// The first and the last revision with its layout.
     layout: Vec<String>,
+    /// Where the layout is from. There is one provider: luaflame's table, of which the one is taken that the VM's memory fits.
+    layout_from: &'static str,
     /// Whether it is certain: the layouts of 2017 to 2019 are only told apart by a trace.
     settled: bool,
     jit: Option<bool>,
@@ -87,7 +101,8 @@ fn attach() -> anyhow::Result<&'static str> {
 }
 
 fn process(pid: u32) -> ProcessReport {
-    let mut report = ProcessReport { pid, command: String::new(), problem: None, vm_count: 0, vms: Vec::new() };
+    let mut report =
+        ProcessReport { pid, command: String::new(), problem: None, vm_count: 0, vms: Vec::new(), modules: Vec::new() };
     let layouts: Vec<Arc<Layout>> = Layout::all().into_iter().map(Arc::new).collect();
     let opened = View::open(&live(), pid, &Arc::new(Images::default()));
     let discovery = opened.and_then(|mut view| {
@@ -99,6 +114,7 @@ fn process(pid: u32) -> ProcessReport {
         Ok((Discovery { vms, unknown, searched }, view)) => {
             report.vm_count = vms.len();
             report.vms = vms.iter().take(VMS_LIMIT).map(|vm| described(&view, vm)).collect();
+            report.modules = modules(&view);
             report.problem = match unknown.first() {
                 Some(unknown) => Some(unknown.to_string()),
                 None if vms.is_empty() => Some(format!("no LuaJIT VM was found in {searched}")),
@@ -109,6 +125,23 @@ fn process(pid: u32) -> ProcessReport {
     report
 }
 
+/// Each program and library once, whatever number of mappings it has.
+fn modules(view: &View) -> Vec<ModuleReport> {
+    let mut reports: Vec<ModuleReport> = Vec::new();
+    for module in view.unwinder.modules() {
+        let (named, problem) = match module.named(&view.process) {
+            Ok(Named::Every) => (Some("every"), None),
+            Ok(Named::Exported) => (Some("exported"), None),
+            Ok(Named::None) => (Some("none"), None),
+            Err(reason) => (None, Some(reason.to_string())),
+        };
+        if reports.iter().all(|report| report.name != **module.name()) {
+            reports.push(ModuleReport { name: module.name().to_string(), named, problem });
+        }
+    }
+    reports
+}
+
 fn described(view: &View, vm: &Vm) -> VmReport {
     let standing = vm.standing(&view.memory);
     VmReport {
@@ -116,6 +149,7 @@ fn described(view: &View, vm: &Vm) -> VmReport {
         version: standing.version,
         gc64: vm.layout.model == luaflame::luajit::arch::Model::Gc64,
         layout: vm.layout.seen_in.clone(),
+        layout_from: "table",
         settled: vm.settled,
         jit: standing.jit,
         traces: standing.traces,
@@ -157,13 +191,33 @@ impl Report {
             if process.vm_count > process.vms.len() {
                 text += &format!("  and {} more VMs\n", process.vm_count - process.vms.len());
             }
+            for (what, names) in process.named() {
+                text += &format!("  {what:<34}{}\n", printable(&names.join(", "), 10 * TEXT_LIMIT));
+            }
         }
         text
     }
 }
 
+impl ProcessReport {
+    /// The programs and libraries by what of them can be named.
+    fn named(&self) -> impl Iterator<Item = (&'static str, Vec<&str>)> {
+        let kinds = [
+            ("every function has a name in", Some("every")),
+            ("only exported ones have in", Some("exported")),
+            ("none has in", Some("none")),
+            ("cannot be read", None),
+        ];
+        let of = |named: Option<&str>| {
+            let found = self.modules.iter().filter(move |module| module.named == named);
+            found.map(|module| module.name.as_str()).collect::<Vec<_>>()
+        };
+        kinds.map(|(what, named)| (what, of(named))).into_iter().filter(|(_, names)| !names.is_empty())
+    }
+}
+
 impl VmReport {
-    fn lines(&self) -> [(&'static str, String); 6] {
+    fn lines(&self) -> [(&'static str, String); 7] {
         let unknown = || "unknown".to_owned();
         [
             ("version", self.version.clone().unwrap_or_else(unknown)),
@@ -172,6 +226,7 @@ impl VmReport {
                 "layout",
                 self.layout.join(" ... ") + if self.settled { "" } else { " (or an older one: no trace tells yet)" },
             ),
+            ("layout from", "luaflame's table: the one that the VM's memory fits".to_owned()),
             ("JIT compiler", self.jit.map_or_else(unknown, |on| if on { "on" } else { "off" }.to_owned())),
             ("traces", self.traces.map_or_else(unknown, |traces| traces.to_string())),
             ("heap", self.heap_bytes.map_or_else(unknown, |bytes| format!("{} KiB", bytes >> 10))),

@@ -42,6 +42,9 @@ impl Launched {
     /// # Errors
     /// When that cannot be known.
     pub fn wait(&mut self) -> io::Result<ExitCode> {
+        if self.child.try_wait()?.is_none() {
+            log::info!("the program still runs; luaflame ends when it does, and Ctrl-C ends both");
+        }
         let status: ExitStatus = self.child.wait()?;
         let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
         Ok(ExitCode::from(code.unwrap_or(1) as u8))

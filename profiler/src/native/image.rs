@@ -235,6 +235,20 @@ impl Image {
         Some(symbol)
     }
 
+    /// Which of its functions have names. `process` and `path` are as for [`symbol`](Image::symbol).
+    pub fn named(&self, process: &Process, path: Option<&Path>) -> Named {
+        let debug_file = self.debug_file(process, path).map(DebugFile::bytes);
+        if has_section(&self.bytes, elf::SHT_SYMTAB)
+            || debug_file.is_some_and(|file| has_section(file, elf::SHT_SYMTAB))
+        {
+            Named::Every
+        } else if has_section(&self.bytes, elf::SHT_DYNSYM) {
+            Named::Exported
+        } else {
+            Named::None
+        }
+    }
+
     /// Why source lines and inlined functions are not known in this image, as far as that has turned out.
     pub fn no_lines(&self) -> Option<NoLines> {
         self.info.get()?.as_ref().err().copied()
@@ -273,6 +287,27 @@ impl Image {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What these locks guard are caches: they are consistent after every single operation.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Which functions of an image have names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// All, by a whole symbol table (`.symtab`) in it or in its debug file.
+    Every,
+    /// Those that it exports or imports only (`.dynsym`): it is stripped.
+    Exported,
+    /// None.
+    None,
+}
+
+fn has_section(data: &[u8], kind: elf::SectionType) -> bool {
+    let found = || {
+        let header = elf::FileHeader64::<LittleEndian>::parse(data).ok()?;
+        let endian = header.endian().ok()?;
+        let sections = header.sections(endian, data).ok()?;
+        Some(sections.iter().any(|section| section.sh_type(endian) == kind))
+    };
+    found().unwrap_or(false)
 }
 
 /// The path of an image, in messages.

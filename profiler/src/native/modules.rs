@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::image::{Image, ImageError, Images, bias_at};
+use super::image::{Image, ImageError, Images, Named, bias_at};
 use crate::luajit::memory::Memory;
 use crate::target::files::NoFile;
 use crate::target::maps::{Backing, Mapping};
@@ -57,6 +57,14 @@ impl Module {
     /// The reason why the code here is not known.
     pub fn image(&self) -> Result<&Arc<Image>, &NoImage> {
         self.image.as_ref().map(|(image, _)| image)
+    }
+
+    /// Which of its functions have names in this process.
+    ///
+    /// # Errors
+    /// The reason why the code here is not known.
+    pub fn named(&self, process: &Process) -> Result<Named, &NoImage> {
+        Ok(self.image()?.named(process, self.path()))
     }
 
     /// What to add to an image address to get the runtime address, wrapping; 0 without an image.
