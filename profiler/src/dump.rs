@@ -179,7 +179,7 @@ pub fn dump(world: &Arc<dyn World>, pid: u32, locals: bool) -> Result<Dump, Proc
     if searched.bytes > 0 && searched.unreadable == searched.bytes {
         return Err(ProcessError::NotPermitted { pid, what: "the memory" });
     }
-    let before = view.process.cpu_time();
+    let before = view.process.resting_time();
     let start = Instant::now();
     let readings: Vec<_> = vms
         .into_iter()
@@ -190,7 +190,7 @@ pub fn dump(world: &Arc<dyn World>, pid: u32, locals: bool) -> Result<Dump, Proc
             (vm, found)
         })
         .collect();
-    let still = before.is_some() && before == view.process.cpu_time();
+    let still = before.is_some() && before == view.process.resting_time();
     let read = Instant::now();
     let layout = view.lua.as_ref().map(|lua| Arc::clone(&lua.layout));
     let mut namer = Namer {
@@ -282,7 +282,7 @@ impl Reader<'_> {
     /// All threads that there are.
     fn threads(&mut self, limit: Duration) -> Found {
         let view = self.view;
-        let clock = || view.process.cpu_time();
+        let clock = || view.process.resting_time();
         let found = coroutines(&view.memory, self.vm, limit);
         let oldest_first = std::iter::once(self.vm.main_thread).chain(found.addresses.iter().rev().copied());
         let mut threads = Vec::new();
@@ -298,8 +298,11 @@ impl Reader<'_> {
         if active.len() > 1 {
             let (together, read) =
                 steady(&clock, || active.iter().map(|address| self.reading(*address)).collect::<Vec<_>>());
-            threads.retain(|read| !is_active(read));
-            threads.extend(together.into_iter().flatten().map(|reading| (reading, read)));
+            // While the one that runs changes, each of those that wait may still have been read well by itself.
+            if read != Steadiness::Changed {
+                threads.retain(|read| !is_active(read));
+                threads.extend(together.into_iter().flatten().map(|reading| (reading, read)));
+            }
         }
         let unread = found.addresses.len() + 1 - threads.len();
         // The VM has a thread of its own, for what it calls by itself, in newer builds. It is none of the program's.

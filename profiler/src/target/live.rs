@@ -98,7 +98,17 @@ impl Source for LiveProcess {
         if usize::try_from(count).is_ok_and(|count| count == buffer.len()) { Ok(()) } else { Err(error) }
     }
 
-    fn cpu_time(&self) -> io::Result<Duration> {
+    fn resting_time(&self) -> io::Result<Duration> {
+        // Before the clock: what begins to run behind this is in the clock only when it has stopped, and then is seen here the next time.
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.pid))? {
+            let thread = thread?.file_name();
+            let stat = self.file(&format!("task/{}/stat", thread.display()))?;
+            // Its name, in parentheses, may hold anything.
+            let after_name = stat.iter().rposition(|byte| *byte == b')').map_or(&[][..], |end| &stat[end..]);
+            if !after_name.starts_with(b") S") && !after_name.starts_with(b") D") && !after_name.starts_with(b") T") {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+        }
         let pid = libc::pid_t::try_from(self.pid).map_err(io::Error::other)?;
         let mut clock = 0;
         // SAFETY: `clock` is valid for the write of a clock's id.

@@ -18,7 +18,8 @@ pub enum Steadiness {
     Changed,
 }
 
-/// Reads something until it is known to be of one moment, or gives up. `clock` is the CPU time of the process.
+/// Reads something until it is known to be of one moment, or gives up. `clock` is the CPU time of the process while it
+/// is at rest.
 pub fn steady<T: PartialEq>(clock: &dyn Fn() -> Option<Duration>, mut read: impl FnMut() -> T) -> (T, Steadiness) {
     let mut before = clock();
     let mut last = read();

@@ -70,11 +70,12 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// When any of the bytes cannot be read.
     fn memory(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadError>;
 
-    /// The CPU time that it has used, to the nanosecond: between two moments with the same CPU time it has not run.
+    /// The CPU time that it has used, to the nanosecond, if all of its threads are asleep: between two moments with the same it has
+    /// not run. While one runs, Linux brings the clock of another process up to date only with each tick of the scheduler.
     ///
     /// # Errors
-    /// When the process has exited, or in a world that does not run.
-    fn cpu_time(&self) -> io::Result<Duration> {
+    /// When one of its threads runs or waits for a CPU, when the process has exited, or in a world that does not run.
+    fn resting_time(&self) -> io::Result<Duration> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

@@ -249,10 +249,15 @@ fn running(mode: Mode) -> Result<()> {
     let running = all.iter().find(|of| of["status"] == "running").context("one runs")?;
     let inexact = if mode == Mode::Jit { "trace" } else { "stale" };
     let shown = frames(running);
-    ensure!(running["leaf"] == inexact && shown[0] == "[unknown Lua frames]", "where it is was guessed: {running}");
+    let honest = if running["read"] == "changed" {
+        shown.is_empty()
+    } else {
+        running["leaf"] == inexact && shown.first().is_some_and(|leaf| leaf == "[unknown Lua frames]")
+    };
+    ensure!(honest, "where it is was guessed: {running}");
     if mode == Mode::Jit {
         let below = ["spin".to_owned(), format!(":{}", script.line("spins")?)];
-        ensure!(shown[1..] == below, "the frames below a trace are known: {running}");
+        ensure!(shown.get(1..) == Some(&below[..]), "the frames below a trace are known: {running}");
     }
     let sampled = frames(&process["vms"][0]["sampled"]);
     let expected = [

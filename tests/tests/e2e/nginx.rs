@@ -201,12 +201,11 @@ fn one_service_of_a_name() -> Result<()> {
     let record = ["-p", name, "-t", "2", "-F", FREQUENCY, "-f", "folded", "-o", "-", "--by", "process"];
     let stacks = run(&record)?.success()?.stacks()?;
     drop(load);
-    for worker in nginx.workers() {
-        let of_worker = |stack: &&Stack| matches!(&stack.frames[..], [Frame::Other(process), ..] if process.contains(&worker.to_string()));
-        let in_lua =
-            stacks.iter().filter(of_worker).any(|stack| stack.frames.iter().any(|frame| frame.lua().is_some()));
-        ensure!(in_lua, "worker {worker} of {name} is not in it");
-    }
+    // With few connections one worker may have them all.
+    let workers: Vec<String> = nginx.workers().iter().map(u32::to_string).collect();
+    let of_worker = |stack: &Stack| matches!(&stack.frames[..], [Frame::Other(process), ..] if workers.iter().any(|worker| process.contains(worker)));
+    ensure!(stacks.iter().all(of_worker), "it has stacks of others than the workers of {name}");
+    ensure!(stacks.iter().any(|stack| stack.frames.iter().any(|frame| frame.lua().is_some())), "no Lua was seen");
     Ok(())
 }
 
