@@ -19,6 +19,10 @@ use crate::luajit::memory::ReadError;
 /// The largest file of `/proc/PID` that is read; `maps` of a process with a million mappings stays below it.
 const MAX_PROC_FILE: u64 = 256 << 20;
 
+/// Most threads of a process that is asked whether it rests: that is asked for each of its coroutines, and takes some microseconds for
+/// each thread.
+const MOST_THREADS: usize = 64;
+
 /// The system that we run on, as it is when it is asked.
 #[derive(Debug)]
 struct Live {
@@ -99,9 +103,13 @@ impl Source for LiveProcess {
     }
 
     fn resting_time(&self) -> io::Result<Duration> {
+        let threads: Vec<_> = std::fs::read_dir(format!("/proc/{}/task", self.pid))?.collect::<Result<_, _>>()?;
+        if threads.len() > MOST_THREADS {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         // Before the clock: what begins to run behind this is in the clock only when it has stopped, and then is seen here the next time.
-        for thread in std::fs::read_dir(format!("/proc/{}/task", self.pid))? {
-            let thread = thread?.file_name();
+        for thread in threads {
+            let thread = thread.file_name();
             let stat = self.file(&format!("task/{}/stat", thread.display()))?;
             // Its name, in parentheses, may hold anything.
             let after_name = stat.iter().rposition(|byte| *byte == b')').map_or(&[][..], |end| &stat[end..]);

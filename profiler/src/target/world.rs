@@ -74,7 +74,7 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// not run. While one runs, Linux brings the clock of another process up to date only with each tick of the scheduler.
     ///
     /// # Errors
-    /// When one of its threads runs or waits for a CPU, when the process has exited, or in a world that does not run.
+    /// When one of its threads runs or waits for a CPU, when it has very many, when the process has exited, or in a world that does not run.
     fn resting_time(&self) -> io::Result<Duration> {
         Err(io::ErrorKind::Unsupported.into())
     }
