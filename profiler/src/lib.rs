@@ -7,7 +7,9 @@
 //! ```
 
 pub mod capture;
+pub mod daemon;
 pub mod dump;
+pub mod export;
 pub mod format;
 pub mod import;
 pub mod luajit;

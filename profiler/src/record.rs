@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, clock_gettime};
+use serde::Deserialize;
 
 use crate::probe::Probe;
 use crate::profile::{Meta, Profile};
@@ -36,7 +37,8 @@ pub struct Options {
 }
 
 /// The perf event that takes the samples.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Event {
     /// CPU cycles where the machine has them, else the CPU clock.
     #[default]

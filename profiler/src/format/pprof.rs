@@ -185,6 +185,12 @@ impl Tables {
             number(self, "vm", index as i64 + 1);
         }
         labels.push(message::Label { key: self.string("state"), str: self.string(state.name()), num: 0 });
+        for (name, value) in
+            profile.labels.get(&pid).into_iter().flatten().filter(|(_, value)| !value.trim().is_empty())
+        {
+            let (key, str) = (self.string(name), self.string(&printable(value, FILE_NAME_LIMIT)));
+            labels.push(message::Label { key, str, num: 0 });
+        }
         labels
     }
 }

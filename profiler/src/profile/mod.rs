@@ -1,6 +1,7 @@
 //! The model of a profile: interned frames and stacks with counts, and what is known about how they were taken.
 
 pub mod view;
+pub mod window;
 
 use std::mem;
 use std::sync::Arc;
@@ -170,6 +171,8 @@ pub struct Counted<'a> {
 pub struct Profile {
     frames: IndexSet<Frame, FxBuildHasher>,
     stacks: IndexSet<Box<[FrameId]>, FxBuildHasher>,
+    /// Frames of all of these.
+    weight: usize,
     origins: IndexSet<Origin, FxBuildHasher>,
     /// By index of the origin and of the stack.
     counts: IndexMap<(u32, u32), u64, FxBuildHasher>,
@@ -178,6 +181,8 @@ pub struct Profile {
     first: Option<u64>,
     /// Names of threads, by process and thread.
     pub threads: IndexMap<(u32, u32), String, FxBuildHasher>,
+    /// What else is known of a process, by pid: names and values that go with each of its samples.
+    pub labels: IndexMap<u32, Vec<(String, String)>, FxBuildHasher>,
     /// What is known about how the samples were taken.
     pub meta: Meta,
     /// What was counted while they were taken.
@@ -229,6 +234,50 @@ pub struct Counters {
     pub own_cpu: f64,
 }
 
+impl Meta {
+    fn absorb(&mut self, other: &Meta) {
+        for process in &other.processes {
+            if !self.processes.contains(process) {
+                self.processes.push(process.clone());
+            }
+        }
+        for version in &other.luajit {
+            if !self.luajit.contains(version) {
+                self.luajit.push(version.clone());
+            }
+        }
+        if self.event.is_empty() {
+            other.event.clone_into(&mut self.event);
+        }
+        if self.frequency == 0 {
+            self.frequency = other.frequency;
+        }
+        self.lua |= other.lua;
+        self.started = self.started.into_iter().chain(other.started).min();
+        self.seconds = self.seconds.max(other.seconds);
+    }
+}
+
+impl Counters {
+    fn absorb(&mut self, other: &Counters) {
+        let Counters { samples, lost, truncated, outside_lua, frames, unresolved, reasons, without_symbols, own_cpu } =
+            other;
+        self.samples += samples;
+        self.lost += lost;
+        self.truncated += truncated;
+        self.outside_lua += outside_lua;
+        self.frames += frames;
+        self.unresolved += unresolved;
+        self.own_cpu += own_cpu;
+        for (reason, count) in reasons {
+            *self.reasons.entry(reason.clone()).or_default() += count;
+        }
+        for (module, count) in without_symbols {
+            *self.without_symbols.entry(Arc::clone(module)).or_default() += count;
+        }
+    }
+}
+
 impl Profile {
     /// Interns a frame.
     pub fn frame(&mut self, frame: Frame) -> FrameId {
@@ -267,13 +316,42 @@ impl Profile {
         let origin = self.origins.insert_full(origin).0 as u32;
         let stack = match self.stacks.get_index_of(stack) {
             Some(known) => known,
-            None => self.stacks.insert_full(stack.into()).0,
+            None => {
+                self.weight += stack.len();
+                self.stacks.insert_full(stack.into()).0
+            }
         };
         let entry = self.counts.entry((origin, stack as u32));
         let index = entry.index();
         let seen = entry.or_default();
         *seen = seen.saturating_add(count);
         CountedId(index as u32)
+    }
+
+    /// Adds the samples of another profile, without their times, and what was counted with them. Of how they were taken, processes and
+    /// versions are added, and of all else the first one that tells holds; both are of the same stretch of time or of stretches that
+    /// follow one another, so that who calls this knows how long it was.
+    pub fn absorb(&mut self, other: &Profile) {
+        let frames: Vec<FrameId> = other.frames().map(|frame| self.frame(frame.clone())).collect();
+        let mut stack = Vec::new();
+        for counted in other.counted_samples() {
+            stack.clear();
+            stack.extend(counted.stack.iter().map(|id| frames[id.index()]));
+            self.add(*counted.origin, &stack, counted.count);
+        }
+        for (thread, name) in &other.threads {
+            self.threads.entry(*thread).or_insert_with(|| name.clone());
+        }
+        for (pid, labels) in &other.labels {
+            self.labels.entry(*pid).or_insert_with(|| labels.clone());
+        }
+        self.meta.absorb(&other.meta);
+        self.counters.absorb(&other.counters);
+    }
+
+    /// Frames of all distinct stacks together: what its memory grows with.
+    pub fn weight(&self) -> usize {
+        self.weight
     }
 
     /// Forgets every sample, with its frames, its stack and the name of its thread. How they were taken and what was counted
@@ -303,6 +381,7 @@ impl Profile {
     pub fn mapped(&self, mut map: impl FnMut(&mut Profile, &Origin, &[FrameId], &mut Vec<FrameId>)) -> Profile {
         let mut shown = Profile {
             threads: self.threads.clone(),
+            labels: self.labels.clone(),
             meta: self.meta.clone(),
             counters: self.counters.clone(),
             ..Profile::default()

@@ -1,0 +1,6 @@
+//! Continuous profiling of every process on a host that embeds LuaJIT.
+//!
+//! One thread samples and makes a [`Window`](crate::profile::window::Window) of each second; these go to whoever pulls profiles, and
+//! together make the longer windows that are stored and exported.
+
+pub mod config;

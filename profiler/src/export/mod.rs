@@ -1,0 +1,1 @@
+//! Sending the profiles of windows to where people look at them.
