@@ -39,6 +39,10 @@ pub mod record {
     pub const EXEC: u32 = 4;
     /// A piece of memory of `tgid` that a later sample refers to: [`super::Copied`].
     pub const COPIED: u32 = 5;
+    /// `tgid`, which is not watched, was running when a sample was due.
+    pub const MET: u32 = 6;
+    /// `tgid`, which is not watched, runs another program from now on.
+    pub const NEW: u32 = 7;
 }
 
 /// Bits of [`Header::flags`].
@@ -324,8 +328,8 @@ pub struct Kernel {
     pub mm_start_stack: u32,
     /// Nonzero: record kernel stacks.
     pub kernel_stacks: u32,
-    /// Padding.
-    pub reserved: u32,
+    /// Nonzero: tell of processes that are not watched: [`record::MET`], [`record::NEW`].
+    pub discover: u32,
 }
 
 /// Indexes of the map `COUNTERS`.

@@ -22,7 +22,7 @@ use aya_ebpf::helpers::generated::{
     bpf_task_pt_regs,
 };
 use aya_ebpf::macros::{map, perf_event, raw_tracepoint};
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::programs::{PerfEventContext, RawTracePointContext};
 use luaflame_ebpf::{
     CFRAME_SIZE, Copied, ENTRIES, Entry, Header, KERNEL_FRAMES, Kernel, LEAF_ENTRIES, LEAF_STACK, Layout, Process,
@@ -32,6 +32,13 @@ use luaflame_ebpf::{
 /// Processes to sample, by thread group id in the initial PID namespace.
 #[map]
 static WATCHED: HashMap<u32, Process> = HashMap::with_max_entries(4096, 0);
+/// Processes that are not watched and have been told of, with the time until which they are not told of again. Those met last are
+/// kept.
+#[map]
+static STRANGERS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(16384, 0);
+/// Samples of each process that found no room in the ring buffer.
+#[map]
+static LOSSES: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);
 /// One entry: offsets in the kernel's own structs.
 #[map]
 static KERNEL: Array<Kernel> = Array::with_max_entries(1, 0);
@@ -52,6 +59,8 @@ static KNOWN: Array<u64> = Array::with_max_entries(MARKS, 0);
 #[map]
 static STEPS: ProgramArray = ProgramArray::with_max_entries(2, 0);
 
+/// Nanoseconds for which a process that was told of is not told of again, unless userspace says otherwise.
+const TELL_AGAIN: u64 = 1_000_000_000;
 const RING_BYTES: u32 = 4 << 20;
 /// A power of two.
 const MARKS: u32 = 1 << 14;
@@ -336,7 +345,10 @@ fn sample(context: PerfEventContext) -> u32 {
     let id = unsafe { bpf_get_current_pid_tgid() };
     let tgid = (id >> 32) as u32;
     // SAFETY: entries are replaced whole by userspace; a torn read is a wrong sample at worst, and checked later.
-    let Some(process) = (unsafe { WATCHED.get(&tgid) }) else { return 0 };
+    let Some(process) = (unsafe { WATCHED.get(&tgid) }) else {
+        meet(tgid);
+        return 0;
+    };
     if process.flags & watch::QUIET != 0 {
         return 0;
     }
@@ -349,8 +361,44 @@ fn sample(context: PerfEventContext) -> u32 {
         let next = if area.walk.phase == phase::DONE { FINISH } else { WALK };
         let _ = STEPS.tail_call(&context, next);
     }
-    count(counter::LOST);
+    lose(tgid);
     0
+}
+
+/// A process that is not watched uses the CPU.
+#[inline(always)]
+fn meet(tgid: u32) {
+    // That of the idle tasks is 0.
+    if tgid == 0 || !discovers() {
+        return;
+    }
+    // SAFETY: helper without preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: entries are numbers; which of two holds does not matter.
+    if unsafe { STRANGERS.get(&tgid) }.is_some_and(|until| now < *until) {
+        return;
+    }
+    if STRANGERS.insert(&tgid, &(now + TELL_AGAIN), 0).is_ok() {
+        tell(record::MET, tgid, tgid);
+    }
+}
+
+/// Whether userspace wants to know of processes that are not watched.
+#[inline(always)]
+fn discovers() -> bool {
+    KERNEL.get(0).is_some_and(|kernel| kernel.discover != 0)
+}
+
+/// Counts a sample of a process that cannot be sent.
+#[inline(always)]
+fn lose(tgid: u32) {
+    count(counter::LOST);
+    if let Some(lost) = LOSSES.get_ptr_mut(&tgid) {
+        // SAFETY: the pointer is an element of the map. Two CPUs may count one loss as one; the counter above has all.
+        unsafe { *lost += 1 };
+    } else {
+        let _ = LOSSES.insert(&tgid, &1, 0);
+    }
 }
 
 /// Fills in the header and finds the innermost activation.
@@ -1346,7 +1394,7 @@ unsafe fn send(context: &PerfEventContext, header: &mut Header, body: &mut Body,
         let waiting = bpf_ringbuf_query(ring, u64::from(BPF_RB_AVAIL_DATA));
         let wake = if waiting > RING_BYTES as u64 / 4 { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
         if bpf_ringbuf_output(ring, (&raw mut *header).cast(), length, u64::from(wake)) != 0 {
-            count(counter::LOST);
+            lose(header.tgid);
         }
     }
 }
@@ -1405,9 +1453,14 @@ fn exit(_context: RawTracePointContext) -> i32 {
     // SAFETY: helper without preconditions.
     let id = unsafe { bpf_get_current_pid_tgid() };
     let tgid = (id >> 32) as u32;
+    if tgid != id as u32 {
+        return 0;
+    }
     // SAFETY: as in `sample`.
-    if tgid == id as u32 && unsafe { WATCHED.get(&tgid) }.is_some() {
+    if unsafe { WATCHED.get(&tgid) }.is_some() {
         tell(record::EXIT, tgid, tgid);
+    } else if discovers() {
+        let _ = STRANGERS.remove(&tgid);
     }
     0
 }
@@ -1421,6 +1474,9 @@ fn exec(_context: RawTracePointContext) -> i32 {
         // SAFETY: the pointer is an element of the map. What is known of the old program is not true of the new one.
         unsafe { (*process).flags &= !watch::LUA };
         tell(record::EXEC, tgid, tgid);
+    } else if discovers() {
+        let _ = STRANGERS.remove(&tgid);
+        tell(record::NEW, tgid, tgid);
     }
     0
 }

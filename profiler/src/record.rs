@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 
-use crate::probe::Probe;
+use crate::probe::{self, Probe};
 use crate::profile::{Meta, Profile};
 use crate::target::world::World;
 use crate::targets::Targets;
@@ -111,7 +111,7 @@ pub fn record(
         if options.kernel {
             scope.spawn(|| symbols.prepare());
         }
-        Probe::load(options.kernel)
+        Probe::load(&probe::Options { kernel: options.kernel, discover: false })
     })?;
     targets.watch_all(&mut probe)?;
     probe.start(options.event, options.frequency)?;
@@ -165,7 +165,7 @@ pub fn record(
 }
 
 /// Waits until records should be read, or the time is over, or a signal comes.
-fn wait(probe: &Probe, time: Duration) {
+pub(crate) fn wait(probe: &Probe, time: Duration) {
     let mut fds = [PollFd::new(probe, PollFlags::IN)];
     let time = Timespec { tv_sec: 0, tv_nsec: time.as_nanos().min(999_999_999) as i64 };
     // The only error is an interruption by a signal, after which the caller looks at what the signal says.

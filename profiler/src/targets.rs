@@ -1,5 +1,6 @@
 //! The processes being recorded: found, followed through forks, execs and exits, and their samples turned into stacks.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::stack::process::View;
 use crate::stack::resolve::{LuaFunctions, Resolver, Symbols};
 use crate::stack::weave::weave;
 use crate::target::children::{children, is_nginx_master};
+use crate::target::process::Process;
 use crate::target::world::World;
 
 /// A process that had no LuaJIT is searched with its next sample, again after this time, then after twice the time, and so on.
@@ -49,18 +51,44 @@ pub struct Targets {
     top: Option<(FrameId, u64)>,
     buffer: Vec<FrameId>,
     looked: Duration,
+    /// Each process has a profile of its own.
+    apart: bool,
+    /// What has happened since it was taken last, if processes are kept apart.
+    events: Vec<Event>,
+    /// Profiles of processes that have ended, each with its pid and when it started.
+    ended: Vec<(u32, u64, Profile)>,
+}
+
+/// What has happened to a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// One that is not watched uses the CPU.
+    Met(u32),
+    /// One that is not watched runs another program; one that was is so no longer.
+    New(u32),
+    /// A watched one has started another one, which is watched from now on.
+    Forked {
+        /// The process that forked.
+        parent: u32,
+        /// The new one.
+        child: u32,
+    },
+    /// A watched one has ended.
+    Ended(u32),
 }
 
 struct Target {
     view: View,
     functions: LuaFunctions,
+    /// Its samples, if processes are kept apart.
+    profile: Profile,
     flags: u32,
     /// When to search for a VM next, and how long to wait after that.
     search: Option<(Duration, Duration)>,
     /// When the mappings were read last.
     refreshed: Duration,
-    /// What its VMs call themselves is known.
-    has_version: bool,
+    /// What its VMs call themselves, once they tell.
+    version: Option<String>,
     /// Its first thread has ended.
     ending: bool,
 }
@@ -69,21 +97,34 @@ impl Target {
     fn new(view: View, flags: u32) -> Target {
         let refreshed = view.process.now();
         let functions = LuaFunctions::default();
-        Target { view, functions, flags, search: None, refreshed, has_version: false, ending: false }
+        let profile = Profile::default();
+        Target { view, functions, profile, flags, search: None, refreshed, version: None, ending: false }
     }
 
     /// Adds to `versions` what its VMs call themselves, once they tell.
     fn read_version(&mut self, versions: &mut Vec<String>) {
-        if self.has_version {
+        if self.version.is_some() {
             return;
         }
-        if let Some(version) = self.view.version() {
-            self.has_version = true;
+        self.version = self.view.version();
+        if let Some(version) = &self.version {
             log::debug!("process {} runs {version}", self.view.process.pid());
-            if !versions.contains(&version) {
-                versions.push(version);
+            if !versions.contains(version) {
+                versions.push(version.clone());
             }
         }
+    }
+
+    /// Its samples so far, if there are any, with its pid and when it started.
+    fn take_profile(&mut self) -> Option<(u32, u64, Profile)> {
+        if self.profile.counters.samples == 0 {
+            return None;
+        }
+        let mut profile = mem::take(&mut self.profile);
+        let process = &self.view.process;
+        profile.meta.processes.push((process.pid(), process.comm().to_owned()));
+        profile.meta.luajit.extend(self.version.clone());
+        Some((process.pid(), process.started(), profile))
     }
 }
 
@@ -103,8 +144,76 @@ impl Targets {
             top: None,
             buffer: Vec::new(),
             looked: world.now(),
+            apart: false,
+            events: Vec::new(),
+            ended: Vec::new(),
             world,
         }
+    }
+
+    /// No processes of a world yet, each of which shall have a profile of its own; those that run a program without LuaJIT are let go of.
+    pub fn apart(world: Arc<dyn World>) -> Targets {
+        Targets { apart: true, ..Targets::new(world, true) }
+    }
+
+    /// Adds a process if it holds LuaJIT, and says whether it does.
+    ///
+    /// # Errors
+    /// When it has exited or may not be read, and when it holds a LuaJIT that cannot be read.
+    pub fn add_if_lua(&mut self, pid: u32) -> anyhow::Result<bool> {
+        if self.targets.contains_key(&pid) {
+            return Ok(true);
+        }
+        let mut view = View::open(&self.world, pid, &self.images)?;
+        let discovery = view.discover(&self.layouts)?;
+        if view.lua.is_some() {
+            self.insert(pid, view);
+            return Ok(true);
+        }
+        match discovery.unknown.first() {
+            Some(unknown) => bail!("the LuaJIT in process {pid} ({}) cannot be read: {unknown}", view.process.comm()),
+            None => Ok(false),
+        }
+    }
+
+    /// A process that is profiled.
+    pub fn process(&self, pid: u32) -> Option<&Arc<Process>> {
+        Some(&self.targets.get(&pid)?.view.process)
+    }
+
+    /// The pids of the processes that are profiled, in no order.
+    pub fn pids(&self) -> Vec<u32> {
+        self.targets.keys().copied().collect()
+    }
+
+    /// Tells the probe what to watch of one process.
+    ///
+    /// # Errors
+    /// When there are more processes than it can watch; this one is let go of then.
+    pub fn watch(&mut self, pid: u32, probe: &mut Probe) -> anyhow::Result<()> {
+        let Some(target) = self.targets.get(&pid) else { return Ok(()) };
+        let watched = probe.watch(pid, target.view.wire(target.flags));
+        if watched.is_err() {
+            self.targets.remove(&pid);
+        }
+        watched.with_context(|| format!("process {pid} is left out"))
+    }
+
+    /// Lets go of a process; its samples so far are kept until they are taken.
+    pub fn release(&mut self, pid: u32) {
+        self.ended.extend(self.targets.remove(&pid).and_then(|mut target| target.take_profile()));
+    }
+
+    /// What has happened since this was asked last, in the order in which it did.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        mem::take(&mut self.events)
+    }
+
+    /// The samples of each process since this was asked last, with its pid and when it started. A process without any is left out.
+    pub fn take_profiles(&mut self) -> Vec<(u32, u64, Profile)> {
+        let mut profiles = mem::take(&mut self.ended);
+        profiles.extend(self.targets.values_mut().filter_map(Target::take_profile));
+        profiles
     }
 
     /// Adds a process that the user named; for an nginx master, its workers.
@@ -231,9 +340,12 @@ impl Targets {
         changed.sort_unstable();
         changed.dedup();
         for tgid in changed {
-            if let Some(target) = self.targets.get(&tgid) {
+            match self.targets.get(&tgid) {
                 // It is watched already, so there is room for it.
-                let _ = probe.watch(tgid, target.view.wire(target.flags));
+                Some(target) => {
+                    let _ = probe.watch(tgid, target.view.wire(target.flags));
+                }
+                None => probe.forget(tgid),
             }
         }
         self.bury(|tgid| probe.forget(tgid));
@@ -245,6 +357,13 @@ impl Targets {
         match Record::parse(record) {
             Ok(Record::Sample(sample)) => return self.sample(&sample).then_some(sample.header.tgid),
             Ok(Record::Fork { parent, child }) => self.forked(parent, child),
+            Ok(Record::Exec { tgid }) if self.apart => {
+                self.release(tgid);
+                self.events.push(Event::New(tgid));
+                return Some(tgid);
+            }
+            Ok(Record::Met { tgid }) => self.events.push(Event::Met(tgid)),
+            Ok(Record::New { tgid }) => self.events.push(Event::New(tgid)),
             Ok(Record::Exec { tgid }) => {
                 let target = self.targets.get_mut(&tgid)?;
                 let view = View::open(&self.world, tgid, &self.images).ok()?;
@@ -273,12 +392,17 @@ impl Targets {
         if all {
             self.looked = now;
         }
-        self.targets.retain(|tgid, target| {
+        let Targets { targets, ended, events, apart, .. } = self;
+        targets.retain(|tgid, target| {
             if !(all || target.ending) || target.view.process.is_running() {
                 return true;
             }
             log::debug!("process {tgid} ({}) has ended", target.view.process.comm());
             forget(*tgid);
+            ended.extend(target.take_profile());
+            if *apart {
+                events.push(Event::Ended(*tgid));
+            }
             false
         });
     }
@@ -290,7 +414,12 @@ impl Targets {
         view.share(&parent.view);
         let flags = parent.flags & !watch::QUIET;
         log::debug!("process {child} ({}) is new, started by one that is profiled", view.process.comm());
-        self.targets.insert(child, Target::new(view, flags));
+        let mut target = Target::new(view, flags);
+        if self.apart {
+            target.version.clone_from(&parent.version);
+            self.events.push(Event::Forked { parent: parent.view.process.pid(), child });
+        }
+        self.targets.insert(child, target);
     }
 
     /// Turns a sample into a stack of the profile. Whether the probe should be told something new about the process.
@@ -327,10 +456,10 @@ impl Targets {
             view: &mut target.view,
             functions: &mut target.functions,
             symbols: &mut self.symbols,
-            profile: &mut self.profile,
+            profile: if self.apart { &mut target.profile } else { &mut self.profile },
         };
         let outcome = resolver.add(sample, &activations, &pieces, &mut self.buffer);
-        if let Some(top) = outcome.top_lua {
+        if let Some(top) = outcome.top_lua.filter(|_| !self.apart) {
             let count = self.tops.entry(top).or_default();
             *count += 1;
             if self.top.is_none_or(|(_, most)| *count > most) {

@@ -7,8 +7,8 @@ use luaflame::format::label::printable;
 use luaflame::luajit::discover::{Discovery, Vm};
 use luaflame::luajit::layout::Layout;
 use luaflame::native::image::{Images, Named};
-use luaflame::probe::Probe;
 use luaflame::probe::requirements::{self, Finding};
+use luaflame::probe::{Options as ProbeOptions, Probe};
 use luaflame::record::Event;
 use luaflame::stack::process::View;
 use luaflame::target::live::live;
@@ -95,7 +95,7 @@ pub fn examine(pids: &[u32]) -> Report {
 
 /// Loads the probe and starts it once.
 fn attach() -> anyhow::Result<&'static str> {
-    let mut probe = Probe::load(true)?;
+    let mut probe = Probe::load(&ProbeOptions { kernel: true, discover: false })?;
     probe.start(Event::Auto, 1)?;
     Ok(probe.event)
 }

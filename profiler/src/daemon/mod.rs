@@ -4,3 +4,6 @@
 //! together make the longer windows that are stored and exported.
 
 pub mod config;
+pub mod files;
+pub mod metrics;
+pub mod windows;

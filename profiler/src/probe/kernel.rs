@@ -52,14 +52,14 @@ impl KernelOffsets {
     }
 
     /// As the probe wants them.
-    pub fn wire(&self, kernel_stacks: bool) -> luaflame_ebpf::Kernel {
+    pub fn wire(&self, kernel_stacks: bool, discover: bool) -> luaflame_ebpf::Kernel {
         luaflame_ebpf::Kernel {
             task_tgid: self.task_tgid,
             task_mm: self.task_mm,
             task_fsbase: self.task_fsbase,
             mm_start_stack: self.mm_start_stack,
             kernel_stacks: kernel_stacks.into(),
-            reserved: 0,
+            discover: discover.into(),
         }
     }
 }

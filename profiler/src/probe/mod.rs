@@ -5,7 +5,7 @@ pub mod requirements;
 pub mod sample;
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
@@ -14,6 +14,7 @@ use aya::programs::{PerfEvent, RawTracePoint};
 use aya::util::{nr_cpus, online_cpus};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use luaflame_ebpf::{Process, counter};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::record::Event;
 use kernel::KernelOffsets;
@@ -25,17 +26,34 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("luaflame-probe.o");
 const TRACEPOINTS: [(&str, &str); 3] =
     [("fork", "sched_process_fork"), ("exit", "sched_process_exit"), ("exec", "sched_process_exec")];
 
+/// Name of the hardware's event.
+const CYCLES: &str = "cycles";
+
 /// A loaded probe. Dropping it detaches and unloads all of it.
 pub struct Probe {
     watched: HashMap<MapData, u32, Watched>,
     counters: PerCpuArray<MapData, u64>,
+    strangers: HashMap<MapData, u32, u64>,
+    losses: HashMap<MapData, u32, u64>,
     ring: RingBuf<MapData>,
+    /// The CPUs that samples are taken on, once sampling has begun.
+    attached: Vec<u32>,
+    frequency: u32,
     /// Name of the perf event that takes the samples: `cycles` or `cpu-clock`.
     pub event: &'static str,
     // The kernel removes tail-called programs from an array that no file descriptor refers to.
     _steps: ProgramArray<MapData>,
     // Holds the programs and their attachments.
     programs: Ebpf,
+}
+
+/// What the probe is to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Record the kernel's part of each stack.
+    pub kernel: bool,
+    /// Tell of processes that are not watched, when they run another program or use the CPU.
+    pub discover: bool,
 }
 
 /// A [`Process`] as a map value.
@@ -68,7 +86,7 @@ impl Probe {
     ///
     /// # Errors
     /// When the kernel refuses a part of it; `probe::requirements` finds the usual reasons beforehand.
-    pub fn load(kernel_stacks: bool) -> anyhow::Result<Probe> {
+    pub fn load(options: &Options) -> anyhow::Result<Probe> {
         let start = Instant::now();
         let offsets = KernelOffsets::read()?;
         let cpus = nr_cpus().map_err(|(path, error)| anyhow::anyhow!("{path} could not be read: {error}"))?;
@@ -86,7 +104,7 @@ impl Probe {
             raw_program(&mut programs, name)?.load().with_context(|| refused(name))?;
         }
         let mut kernel = Array::<_, KernelValue>::try_from(take(&mut programs, "KERNEL")?)?;
-        kernel.set(0, KernelValue(offsets.wire(kernel_stacks)), 0)?;
+        kernel.set(0, KernelValue(offsets.wire(options.kernel, options.discover)), 0)?;
         let mut steps = ProgramArray::try_from(take(&mut programs, "STEPS")?)?;
         for (index, name) in ["walk", "finish"].into_iter().enumerate() {
             steps.set(index as u32, perf_program(&mut programs, name)?.fd()?, 0)?;
@@ -95,7 +113,11 @@ impl Probe {
         Ok(Probe {
             watched: HashMap::try_from(take(&mut programs, "WATCHED")?)?,
             counters: PerCpuArray::try_from(take(&mut programs, "COUNTERS")?)?,
+            strangers: HashMap::try_from(take(&mut programs, "STRANGERS")?)?,
+            losses: HashMap::try_from(take(&mut programs, "LOSSES")?)?,
             ring: RingBuf::try_from(take(&mut programs, "EVENTS")?)?,
+            attached: Vec::new(),
+            frequency: 0,
             event: "",
             _steps: steps,
             programs,
@@ -115,11 +137,11 @@ impl Probe {
         let cycles = PerfEventConfig::Hardware(HardwareEvent::CpuCycles);
         let clock = PerfEventConfig::Software(SoftwareEvent::CpuClock);
         match event {
-            Event::Cycles => self.attach(cycles, "cycles", frequency).context(
+            Event::Cycles => self.attach(cycles, CYCLES, frequency).context(
                 "the CPU cycle counter cannot be used (virtual machines often have none); --event cpu-clock works everywhere",
             ),
             Event::CpuClock => self.attach(clock, "cpu-clock", frequency),
-            Event::Auto => match self.attach(cycles, "cycles", frequency) {
+            Event::Auto => match self.attach(cycles, CYCLES, frequency) {
                 Ok(()) => Ok(()),
                 Err(error) => {
                     log::debug!("cpu-clock takes the samples: {error:#}");
@@ -129,8 +151,33 @@ impl Probe {
         }
     }
 
+    /// Takes samples also on CPUs that have come online since sampling began. Those that go offline take their perf events with them.
+    ///
+    /// # Errors
+    /// When the perf event is not permitted any more.
+    pub fn follow_cpus(&mut self) -> anyhow::Result<()> {
+        let online = online()?;
+        self.attached.retain(|cpu| online.contains(cpu));
+        let config = match self.event {
+            CYCLES => PerfEventConfig::Hardware(HardwareEvent::CpuCycles),
+            _ => PerfEventConfig::Software(SoftwareEvent::CpuClock),
+        };
+        for cpu in online {
+            if !self.attached.contains(&cpu) {
+                let program = perf_program(&mut self.programs, "sample")?;
+                let policy = SamplePolicy::Frequency(self.frequency.into());
+                program.attach(config, PerfEventScope::AllProcessesOneCpu { cpu }, policy, false)?;
+                self.attached.push(cpu);
+                log::info!("CPU {cpu} is online and sampled from now on");
+            }
+        }
+        Ok(())
+    }
+
     fn attach(&mut self, config: PerfEventConfig, name: &'static str, frequency: u32) -> anyhow::Result<()> {
-        let cpus = online_cpus().map_err(|(path, error)| anyhow::anyhow!("{path} could not be read: {error}"))?;
+        let cpus = online()?;
+        self.frequency = frequency;
+        self.attached.clone_from(&cpus);
         let program = perf_program(&mut self.programs, "sample")?;
         let mut links = Vec::new();
         for cpu in cpus {
@@ -180,6 +227,31 @@ impl Probe {
         let _ = self.watched.remove(&tgid);
     }
 
+    /// Does not tell of a process that is not watched for some time from now on. It may be told of earlier when more than 16,384 are
+    /// known, or when it runs another program.
+    pub fn ignore(&mut self, tgid: u32, time: Duration) {
+        // The probe compares with `bpf_ktime_get_ns`.
+        let until = monotonic().saturating_add(time);
+        let _ = self.strangers.insert(tgid, u64::try_from(until.as_nanos()).unwrap_or(u64::MAX), 0);
+    }
+
+    /// Tells of all processes that are not watched anew.
+    pub fn forget_strangers(&mut self) {
+        let known: Vec<u32> = self.strangers.keys().flatten().collect();
+        for tgid in known {
+            let _ = self.strangers.remove(&tgid);
+        }
+    }
+
+    /// How many samples of a process could not be sent since this was asked last.
+    pub fn take_losses(&mut self, tgid: u32) -> u64 {
+        let lost = self.losses.get(&tgid, 0).unwrap_or(0);
+        if lost > 0 {
+            let _ = self.losses.remove(&tgid);
+        }
+        lost
+    }
+
     /// The next record, if one is waiting.
     pub fn next_record(&mut self) -> Option<impl std::ops::Deref<Target = [u8]>> {
         self.ring.next()
@@ -197,6 +269,16 @@ impl AsFd for Probe {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ring.as_fd()
     }
+}
+
+/// The clock of `bpf_ktime_get_ns`.
+fn monotonic() -> Duration {
+    let time = clock_gettime(ClockId::Monotonic);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
+
+fn online() -> anyhow::Result<Vec<u32>> {
+    online_cpus().map_err(|(path, error)| anyhow::anyhow!("{path} could not be read: {error}"))
 }
 
 fn take(programs: &mut Ebpf, name: &str) -> anyhow::Result<aya::maps::Map> {

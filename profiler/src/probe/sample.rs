@@ -30,6 +30,16 @@ pub enum Record<'a> {
         /// The process.
         tgid: u32,
     },
+    /// A process that is not watched was running when a sample was due.
+    Met {
+        /// The process.
+        tgid: u32,
+    },
+    /// A process that is not watched runs another program from now on.
+    New {
+        /// The process.
+        tgid: u32,
+    },
     /// Memory that samples refer to, as it was.
     Copied {
         /// Process, address and mark.
@@ -118,6 +128,8 @@ impl<'a> Record<'a> {
             record::FORK => Ok(Record::Fork { parent: header.tgid, child: header.tid }),
             record::EXIT => Ok(Record::Exit { tgid: header.tgid }),
             record::EXEC => Ok(Record::Exec { tgid: header.tgid }),
+            record::MET => Ok(Record::Met { tgid: header.tgid }),
+            record::NEW => Ok(Record::New { tgid: header.tgid }),
             _ => Err(malformed),
         }
     }

@@ -171,8 +171,8 @@ pub struct Counted<'a> {
 pub struct Profile {
     frames: IndexSet<Frame, FxBuildHasher>,
     stacks: IndexSet<Box<[FrameId]>, FxBuildHasher>,
-    /// Frames of all of these.
-    weight: usize,
+    /// Frames of all of these together.
+    stacked: usize,
     origins: IndexSet<Origin, FxBuildHasher>,
     /// By index of the origin and of the stack.
     counts: IndexMap<(u32, u32), u64, FxBuildHasher>,
@@ -317,7 +317,7 @@ impl Profile {
         let stack = match self.stacks.get_index_of(stack) {
             Some(known) => known,
             None => {
-                self.weight += stack.len();
+                self.stacked += stack.len();
                 self.stacks.insert_full(stack.into()).0
             }
         };
@@ -349,9 +349,12 @@ impl Profile {
         self.counters.absorb(&other.counters);
     }
 
-    /// Frames of all distinct stacks together: what its memory grows with.
+    /// About how many bytes its frames and stacks take.
     pub fn weight(&self) -> usize {
-        self.weight
+        // What an entry takes in its tables, with the strings of a frame, most of which it shares with others.
+        const FRAME: usize = 160;
+        const STACK: usize = 64;
+        self.frames.len() * FRAME + self.counts.len() * STACK + self.stacked * size_of::<FrameId>()
     }
 
     /// Forgets every sample, with its frames, its stack and the name of its thread. How they were taken and what was counted
