@@ -3,7 +3,10 @@
 //! One thread samples and makes a [`Window`](crate::profile::window::Window) of each second; these go to whoever pulls profiles, and
 //! together make the longer windows that are stored and exported.
 
+pub mod cgroup;
 pub mod config;
 pub mod files;
+pub mod identity;
 pub mod metrics;
+pub mod rules;
 pub mod windows;

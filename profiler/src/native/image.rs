@@ -11,7 +11,7 @@ use gimli::UnwindContext;
 use memmap2::Mmap;
 use object::LittleEndian;
 use object::elf;
-use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
 use rustc_hash::FxHashMap;
 
 use super::cfi::{CallFrames, FrameRule, Rule, Span};
@@ -233,6 +233,21 @@ impl Image {
             return None;
         }
         Some(symbol)
+    }
+
+    /// The image address of a variable of `size` bytes that it exports under this name.
+    pub fn exported_variable(&self, name: &[u8], size: u64) -> Option<u64> {
+        let data: &[u8] = &self.bytes;
+        let header = elf::FileHeader64::<LittleEndian>::parse(data).ok()?;
+        let endian = header.endian().ok()?;
+        let symbols = header.sections(endian, data).ok()?.symbols(endian, data, elf::SHT_DYNSYM).ok()?;
+        let wanted = symbols.iter().find(|symbol| {
+            symbol.st_type() == elf::STT_OBJECT
+                && symbol.st_shndx(endian) != elf::SHN_UNDEF
+                && symbol.st_size(endian) == size
+                && symbols.symbol_name(endian, symbol).is_ok_and(|found| found == name)
+        })?;
+        Some(wanted.st_value(endian))
     }
 
     /// Which of its functions have names. `process` and `path` are as for [`symbol`](Image::symbol).

@@ -15,6 +15,9 @@ use super::maps::{self, Mapping};
 use super::memory::ProcessMemory;
 use super::world::{Source, World};
 
+/// The key of the entry point in the auxiliary vector, from `elf.h`.
+const AT_ENTRY: u64 = 9;
+
 /// Why a process cannot be observed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
@@ -170,6 +173,49 @@ impl Process {
         Ok(bytes.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect())
     }
 
+    /// The number of its effective user, as the user namespace that we are in has it.
+    ///
+    /// # Errors
+    /// When it has exited or may not be read.
+    pub fn user(&self) -> Result<u32, ProcessError> {
+        self.status_field(b"Uid:", 1)
+    }
+
+    /// Its cgroups, as the text of `/proc/PID/cgroup`.
+    ///
+    /// # Errors
+    /// When it has exited.
+    pub fn cgroups(&self) -> Result<Vec<u8>, ProcessError> {
+        self.read("cgroup", "the cgroups")
+    }
+
+    /// The variables of its environment when it began to run its program, each with a zero behind it. A process may overwrite them:
+    /// nginx does.
+    ///
+    /// # Errors
+    /// When it has exited or may not be read.
+    pub fn environment(&self) -> Result<Vec<u8>, ProcessError> {
+        self.read("environ", "the environment")
+    }
+
+    /// The name of a namespace of it, such as `uts:[4026531838]` for the kind `uts`.
+    ///
+    /// # Errors
+    /// When it has exited or may not be read.
+    pub fn namespace(&self, kind: &str) -> Result<Vec<u8>, ProcessError> {
+        self.source.link(&format!("ns/{kind}")).map_err(|error| ProcessError::new(self.pid, "the namespaces", error))
+    }
+
+    /// The address at which its program begins, which is in its executable; nothing if the kernel does not say.
+    ///
+    /// # Errors
+    /// When it has exited or may not be read.
+    pub fn entry_point(&self) -> Result<Option<u64>, ProcessError> {
+        let vector = self.read("auxv", "the auxiliary vector")?;
+        let words: Vec<u64> = vector.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        Ok(words.as_chunks().0.iter().find_map(|[key, value]| (*key == AT_ENTRY).then_some(*value)))
+    }
+
     /// Whether this very process still runs: not exited, not a zombie.
     pub fn is_running(&self) -> bool {
         self.stat().is_ok_and(|stat| stat.started == self.started && !matches!(stat.state, b'Z' | b'X'))
@@ -234,10 +280,15 @@ impl Process {
     }
 
     fn thread_group(&self) -> Result<u32, ProcessError> {
+        self.status_field(b"Tgid:", 0)
+    }
+
+    /// The number at a place in a line of `/proc/PID/status`.
+    fn status_field(&self, line: &[u8], place: usize) -> Result<u32, ProcessError> {
         let status = self.read("status", "the status")?;
-        let number = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Tgid:\t"));
-        number
-            .and_then(|number| std::str::from_utf8(number).ok()?.parse().ok())
+        let numbers = status.split(|byte| *byte == b'\n').find_map(|text| text.strip_prefix(line));
+        numbers
+            .and_then(|numbers| std::str::from_utf8(numbers).ok()?.split_ascii_whitespace().nth(place)?.parse().ok())
             .ok_or_else(|| ProcessError::new(self.pid, "the status", Errno::ILSEQ))
     }
 
