@@ -5,8 +5,10 @@
 
 pub mod cgroup;
 pub mod config;
+pub mod discovery;
 pub mod files;
 pub mod identity;
 pub mod metrics;
 pub mod rules;
+pub mod sampler;
 pub mod windows;

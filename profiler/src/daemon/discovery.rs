@@ -1,0 +1,290 @@
+//! Which processes of the host are profiled: those that hold LuaJIT and that the rules do not leave out.
+//!
+//! Nothing is asked of a process that does nothing. All are looked at once, at the beginning. After that the probe tells of processes
+//! that run another program, of those that watched ones start, and of those that use the CPU and are not watched: a LuaJIT that is
+//! loaded late is found when it first matters.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+
+use super::files::Files;
+use super::rules::Rules;
+use crate::probe::Probe;
+use crate::profile::window::Identity;
+use crate::target::children::children;
+use crate::target::process::Process;
+use crate::target::world::World;
+use crate::targets::{Event, Targets};
+
+/// A process that runs another program is looked at after this time, which is when a small one has loaded its libraries, then after
+/// three times the time, and so on; after [`LOADED`] only when it uses the CPU.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+const LOADED: Duration = Duration::from_secs(2);
+/// One that uses the CPU and holds no LuaJIT is looked at again after this time, then after twice the time, and so on up to [`LATEST`].
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const LATEST: Duration = Duration::from_secs(64);
+/// How long a process that a rule leaves out is left out without asking again: its title may change.
+const LEFT_OUT: Duration = Duration::from_secs(10);
+/// Longer than any process lives.
+const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
+/// Strangers that are remembered. When they are more, those that are not waiting for a look are forgotten.
+const MOST_STRANGERS: usize = 8192;
+/// For so long a process that was forked may become another one than its parent: nginx tells its workers who they are in this time.
+const GROWING: Duration = Duration::from_secs(1);
+
+/// The processes of a host, as far as it is known whether they are profiled.
+pub struct Discovery {
+    world: Arc<dyn World>,
+    rules: Arc<Rules>,
+    files: Files,
+    strangers: FxHashMap<u32, Stranger>,
+    identities: FxHashMap<u32, Arc<Identity>>,
+    /// Processes that have been forked, and when.
+    growing: Vec<(u32, Instant)>,
+    /// How often a process was looked at.
+    pub looks: u64,
+    /// Processes that could not be watched, or not be read, although they hold LuaJIT.
+    pub failures: u64,
+}
+
+/// A process that is not watched.
+#[derive(Debug, Clone, Copy)]
+struct Stranger {
+    /// When to look at it next, unless only if it uses the CPU.
+    due: Option<Instant>,
+    /// How long to wait after that.
+    wait: Duration,
+}
+
+/// What a look at a process has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// It is watched now.
+    Watched,
+    /// It holds no LuaJIT, or none that has made a VM yet.
+    NotYet,
+    /// A rule leaves it out.
+    LeftOut,
+    /// Nothing will change about it.
+    Never,
+    /// It has exited.
+    Gone,
+}
+
+impl Discovery {
+    /// Nothing is known of the processes of a world yet.
+    pub fn new(world: Arc<dyn World>, rules: Arc<Rules>) -> Discovery {
+        Discovery {
+            world,
+            rules,
+            files: Files::default(),
+            strangers: FxHashMap::default(),
+            identities: FxHashMap::default(),
+            growing: Vec::new(),
+            looks: 0,
+            failures: 0,
+        }
+    }
+
+    /// Looks at every process of the host that is not watched.
+    pub fn all(&mut self, targets: &mut Targets, probe: &mut Probe) {
+        let listed = match std::fs::read_dir("/proc") {
+            Ok(listed) => listed,
+            Err(error) => return log::error!("the processes in /proc cannot be listed, so none is found: {error}"),
+        };
+        let pids = listed.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        for pid in pids {
+            if targets.process(pid).is_none() {
+                self.visit(pid, targets, probe);
+            }
+        }
+    }
+
+    /// Decides anew about every process.
+    pub fn apply(&mut self, rules: Arc<Rules>, targets: &mut Targets, probe: &mut Probe) {
+        self.rules = rules;
+        self.files.forget();
+        self.strangers.clear();
+        probe.forget_strangers();
+        for pid in targets.pids() {
+            self.identify(pid, targets, probe);
+        }
+        self.all(targets, probe);
+    }
+
+    /// Takes in what has happened.
+    pub fn take(&mut self, event: Event, targets: &mut Targets, probe: &mut Probe) {
+        match event {
+            Event::Met(pid) => {
+                if self.strangers.get(&pid).is_none_or(|stranger| stranger.due.is_none())
+                    && targets.process(pid).is_none()
+                {
+                    self.visit(pid, targets, probe);
+                }
+            }
+            Event::New(pid) => {
+                self.identities.remove(&pid);
+                self.remember(pid, Stranger { due: Some(Instant::now() + FIRST_LOOK), wait: FIRST_LOOK * 3 });
+            }
+            Event::Forked { parent, child } => {
+                // It may have exited already, and its samples are somebody's nevertheless.
+                if let Some(parent) = self.identities.get(&parent) {
+                    let started = targets.process(child).map_or(0, |process| process.started());
+                    self.identities.insert(child, Arc::new(parent.inherit(child, started)));
+                }
+                self.growing.push((child, Instant::now()));
+            }
+            Event::Ended(pid) => {
+                self.strangers.remove(&pid);
+            }
+        }
+    }
+
+    /// Looks at the processes whose time has come.
+    pub fn look_again(&mut self, targets: &mut Targets, probe: &mut Probe) {
+        let now = Instant::now();
+        let is_due = |stranger: &Stranger| stranger.due.is_some_and(|due| due <= now);
+        let due: Vec<u32> =
+            self.strangers.iter().filter(|(_, stranger)| is_due(stranger)).map(|(pid, _)| *pid).collect();
+        for pid in due {
+            self.visit(pid, targets, probe);
+        }
+    }
+
+    /// When the next process is to be looked at.
+    pub fn next_look(&self) -> Option<Instant> {
+        self.strangers.values().filter_map(|stranger| stranger.due).min()
+    }
+
+    /// Finds out anew who the processes are that have been forked shortly.
+    pub fn settle(&mut self, targets: &mut Targets, probe: &mut Probe) {
+        for (pid, forked) in std::mem::take(&mut self.growing) {
+            self.identify(pid, targets, probe);
+            if forked.elapsed() < GROWING {
+                self.growing.push((pid, forked));
+            }
+        }
+    }
+
+    /// Who a process is or was.
+    pub fn identity(&self, pid: u32, started: u64, command: &str) -> Arc<Identity> {
+        match self.identities.get(&pid) {
+            Some(identity) => Arc::clone(identity),
+            None => {
+                let (command, service) = (command.to_owned(), command.to_owned());
+                Arc::new(Identity { pid, started, command, service, ..Identity::default() })
+            }
+        }
+    }
+
+    /// The processes that are profiled, by service and pid.
+    pub fn profiled(&self, targets: &Targets) -> Vec<Arc<Identity>> {
+        let mut profiled: Vec<Arc<Identity>> =
+            targets.pids().into_iter().filter_map(|pid| self.identities.get(&pid).cloned()).collect();
+        profiled.sort_by(|one, other| (&one.service, one.pid).cmp(&(&other.service, other.pid)));
+        profiled
+    }
+
+    /// Forgets who those were that are not profiled any more.
+    pub fn forget_ended(&mut self, targets: &Targets) {
+        self.identities.retain(|pid, _| targets.process(*pid).is_some());
+    }
+
+    /// Finds out who a watched process is, and lets go of it when a rule leaves it out.
+    fn identify(&mut self, pid: u32, targets: &mut Targets, probe: &mut Probe) {
+        let Some(process) = targets.process(pid) else { return };
+        if !process.is_running() {
+            return;
+        }
+        match Identity::of(process, &self.rules) {
+            // It is ending, and stays who it was.
+            Err(_) => {}
+            Ok(Some(identity)) => drop(self.identities.insert(pid, Arc::new(identity))),
+            Ok(None) => {
+                targets.release(pid);
+                probe.forget(pid);
+                probe.ignore(pid, LEFT_OUT);
+            }
+        }
+    }
+
+    /// Looks at a process and, if it holds LuaJIT, at its children, which may have been forked before it was watched.
+    fn visit(&mut self, pid: u32, targets: &mut Targets, probe: &mut Probe) {
+        let mut pids = vec![pid];
+        while let Some(pid) = pids.pop() {
+            self.looks += 1;
+            let stranger = self.strangers.remove(&pid);
+            match self.look(pid, targets, probe) {
+                Look::Watched => {
+                    let children = children(&*self.world, pid).unwrap_or_default();
+                    pids.extend(children.into_iter().filter(|child| targets.process(*child).is_none()));
+                }
+                Look::NotYet => self.put_off(pid, stranger, probe),
+                Look::LeftOut => probe.ignore(pid, LEFT_OUT),
+                Look::Never => probe.ignore(pid, NEVER),
+                Look::Gone => {}
+            }
+        }
+    }
+
+    fn put_off(&mut self, pid: u32, stranger: Option<Stranger>, probe: &mut Probe) {
+        let stranger = match stranger {
+            Some(Stranger { due: Some(_), wait }) if wait < LOADED => {
+                Stranger { due: Some(Instant::now() + wait), wait: wait * 3 }
+            }
+            Some(Stranger { due: None, wait }) => {
+                probe.ignore(pid, wait);
+                Stranger { due: None, wait: (wait * 2).min(LATEST) }
+            }
+            _ => {
+                probe.ignore(pid, LOOK_AGAIN);
+                Stranger { due: None, wait: LOOK_AGAIN * 2 }
+            }
+        };
+        self.remember(pid, stranger);
+    }
+
+    fn remember(&mut self, pid: u32, stranger: Stranger) {
+        if self.strangers.len() >= MOST_STRANGERS {
+            self.strangers.retain(|_, stranger| stranger.due.is_some());
+        }
+        if self.strangers.len() < MOST_STRANGERS {
+            self.strangers.insert(pid, stranger);
+        }
+    }
+
+    fn look(&mut self, pid: u32, targets: &mut Targets, probe: &mut Probe) -> Look {
+        let Ok(process) = Process::open(&self.world, pid) else { return Look::Gone };
+        if pid == std::process::id() {
+            return Look::Never;
+        }
+        let Ok(mappings) = process.maps() else { return Look::Gone };
+        if mappings.is_empty() {
+            // A thread of the kernel has no memory of its own; one that is exiting has none any more.
+            return Look::Never;
+        }
+        if !self.files.may_hold_luajit(&process, &mappings) {
+            return Look::NotYet;
+        }
+        let identity = match Identity::of(&process, &self.rules) {
+            Ok(Some(identity)) => identity,
+            Ok(None) => return Look::LeftOut,
+            Err(_) => return Look::Gone,
+        };
+        match targets.add_if_lua(pid).and_then(|found| targets.watch(pid, probe).map(|()| found)) {
+            Ok(true) => {
+                log::info!("process {pid} ({}) is profiled, as {}", identity.command, identity.service);
+                self.identities.insert(pid, Arc::new(identity));
+                Look::Watched
+            }
+            Ok(false) => Look::NotYet,
+            Err(error) => {
+                self.failures += 1;
+                log::warn!("process {pid} ({}) is not profiled: {error:#}", identity.command);
+                Look::NotYet
+            }
+        }
+    }
+}
