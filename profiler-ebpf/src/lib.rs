@@ -41,8 +41,15 @@ pub mod record {
     pub const COPIED: u32 = 5;
     /// `tgid`, which is not watched, was running when a sample was due.
     pub const MET: u32 = 6;
-    /// `tgid`, which is not watched, runs another program from now on.
+    /// `tgid`, which is not watched, runs another program from now on, or is new and was started by one whose children are told of.
     pub const NEW: u32 = 7;
+}
+
+/// The values of the map `STRANGERS`.
+pub mod strangers {
+    /// The bit that says to tell of processes that this one starts. The others are a time on the kernel's monotonic clock, in
+    /// nanoseconds.
+    pub const FOLLOWED: u64 = 1;
 }
 
 /// Bits of [`Header::flags`].

@@ -26,14 +26,14 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, Ring
 use aya_ebpf::programs::{PerfEventContext, RawTracePointContext};
 use luaflame_ebpf::{
     CFRAME_SIZE, Copied, ENTRIES, Entry, Header, KERNEL_FRAMES, Kernel, LEAF_ENTRIES, LEAF_STACK, Layout, Process,
-    RED_ZONE, ROOT_STACK, base, counter, entry, flag, frame, record, watch,
+    RED_ZONE, ROOT_STACK, base, counter, entry, flag, frame, record, strangers, watch,
 };
 
 /// Processes to sample, by thread group id in the initial PID namespace.
 #[map]
 static WATCHED: HashMap<u32, Process> = HashMap::with_max_entries(4096, 0);
-/// Processes that are not watched and have been told of, with the time until which they are not told of again. Those met last are
-/// kept.
+/// Processes that are not watched and have been told of, with the time until which they are not told of again, whose lowest bit says
+/// whether to tell of those that they start ([`FOLLOWED`]). Those met last are kept.
 #[map]
 static STRANGERS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(16384, 0);
 /// Samples of each process that found no room in the ring buffer.
@@ -375,10 +375,12 @@ fn meet(tgid: u32) {
     // SAFETY: helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: entries are numbers; which of two holds does not matter.
-    if unsafe { STRANGERS.get(&tgid) }.is_some_and(|until| now < *until) {
+    let until = unsafe { STRANGERS.get(&tgid) }.map_or(0, |until| *until);
+    if now < until {
         return;
     }
-    if STRANGERS.insert(&tgid, &(now + TELL_AGAIN), 0).is_ok() {
+    let again = (now + TELL_AGAIN) & !strangers::FOLLOWED | until & strangers::FOLLOWED;
+    if STRANGERS.insert(&tgid, &again, 0).is_ok() {
         tell(record::MET, tgid, tgid);
     }
 }
@@ -1433,7 +1435,15 @@ fn fork(context: RawTracePointContext) -> i32 {
         return 0;
     }
     // SAFETY: as in `sample`.
-    let Some(process) = (unsafe { WATCHED.get(&parent) }) else { return 0 };
+    let Some(process) = (unsafe { WATCHED.get(&parent) }) else {
+        // SAFETY: as in `meet`.
+        let known = unsafe { STRANGERS.get(&parent) };
+        if discovers() && known.is_some_and(|until| *until & strangers::FOLLOWED != 0) {
+            let _ = STRANGERS.insert(&child, &strangers::FOLLOWED, 0);
+            tell(record::NEW, child, child);
+        }
+        return 0;
+    };
     if process.flags & watch::FOLLOW == 0 {
         return 0;
     }
@@ -1475,7 +1485,8 @@ fn exec(_context: RawTracePointContext) -> i32 {
         unsafe { (*process).flags &= !watch::LUA };
         tell(record::EXEC, tgid, tgid);
     } else if discovers() {
-        let _ = STRANGERS.remove(&tgid);
+        // A server may start its workers before anybody has looked at it.
+        let _ = STRANGERS.insert(&tgid, &strangers::FOLLOWED, 0);
         tell(record::NEW, tgid, tgid);
     }
     0

@@ -19,7 +19,7 @@ use crate::target::world::World;
 use crate::targets::{Event, Targets};
 
 /// A process that runs another program is looked at after this time, which is when a small one has loaded its libraries, then after
-/// three times the time, and so on; after [`LOADED`] only when it uses the CPU.
+/// four times the time, and so on; after [`LOADED`] only when it uses the CPU.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 const LOADED: Duration = Duration::from_secs(2);
 /// One that uses the CPU and holds no LuaJIT is looked at again after this time, then after twice the time, and so on up to [`LATEST`].
@@ -63,8 +63,10 @@ struct Stranger {
 enum Look {
     /// It is watched now.
     Watched,
-    /// It holds no LuaJIT, or none that has made a VM yet.
-    NotYet,
+    /// It holds no LuaJIT.
+    Without,
+    /// It holds LuaJIT, which has made no VM yet: that may be for those that it starts to do.
+    NoVm,
     /// A rule leaves it out.
     LeftOut,
     /// Nothing will change about it.
@@ -126,7 +128,7 @@ impl Discovery {
             }
             Event::New(pid) => {
                 self.identities.remove(&pid);
-                self.remember(pid, Stranger { due: Some(Instant::now() + FIRST_LOOK), wait: FIRST_LOOK * 3 });
+                self.remember(pid, Stranger { due: Some(Instant::now() + FIRST_LOOK), wait: FIRST_LOOK * 4 });
             }
             Event::Forked { parent, child } => {
                 // It may have exited already, and its samples are somebody's nevertheless.
@@ -205,7 +207,7 @@ impl Discovery {
             Ok(None) => {
                 targets.release(pid);
                 probe.forget(pid);
-                probe.ignore(pid, LEFT_OUT);
+                probe.ignore(pid, LEFT_OUT, true);
             }
         }
     }
@@ -221,25 +223,26 @@ impl Discovery {
                     let children = children(&*self.world, pid).unwrap_or_default();
                     pids.extend(children.into_iter().filter(|child| targets.process(*child).is_none()));
                 }
-                Look::NotYet => self.put_off(pid, stranger, probe),
-                Look::LeftOut => probe.ignore(pid, LEFT_OUT),
-                Look::Never => probe.ignore(pid, NEVER),
+                Look::Without => self.put_off(pid, stranger, false, probe),
+                Look::NoVm => self.put_off(pid, stranger, true, probe),
+                Look::LeftOut => probe.ignore(pid, LEFT_OUT, true),
+                Look::Never => probe.ignore(pid, NEVER, false),
                 Look::Gone => {}
             }
         }
     }
 
-    fn put_off(&mut self, pid: u32, stranger: Option<Stranger>, probe: &mut Probe) {
+    fn put_off(&mut self, pid: u32, stranger: Option<Stranger>, followed: bool, probe: &mut Probe) {
         let stranger = match stranger {
             Some(Stranger { due: Some(_), wait }) if wait < LOADED => {
-                Stranger { due: Some(Instant::now() + wait), wait: wait * 3 }
+                Stranger { due: Some(Instant::now() + wait), wait: wait * 4 }
             }
             Some(Stranger { due: None, wait }) => {
-                probe.ignore(pid, wait);
+                probe.ignore(pid, wait, followed);
                 Stranger { due: None, wait: (wait * 2).min(LATEST) }
             }
             _ => {
-                probe.ignore(pid, LOOK_AGAIN);
+                probe.ignore(pid, LOOK_AGAIN, followed);
                 Stranger { due: None, wait: LOOK_AGAIN * 2 }
             }
         };
@@ -266,7 +269,7 @@ impl Discovery {
             return Look::Never;
         }
         if !self.files.may_hold_luajit(&process, &mappings) {
-            return Look::NotYet;
+            return Look::Without;
         }
         let identity = match Identity::of(&process, &self.rules) {
             Ok(Some(identity)) => identity,
@@ -279,11 +282,11 @@ impl Discovery {
                 self.identities.insert(pid, Arc::new(identity));
                 Look::Watched
             }
-            Ok(false) => Look::NotYet,
+            Ok(false) => Look::NoVm,
             Err(error) => {
                 self.failures += 1;
                 log::warn!("process {pid} ({}) is not profiled: {error:#}", identity.command);
-                Look::NotYet
+                Look::NoVm
             }
         }
     }

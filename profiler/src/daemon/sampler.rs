@@ -36,12 +36,26 @@ const JUMP: Duration = Duration::from_secs(2);
 /// Whether samples are taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
+    /// Not yet.
+    Starting,
     /// They are.
     Sampling,
     /// They are not, since this file exists.
     SwitchedOff(PathBuf),
     /// They cannot be, for this reason.
     Failed(String),
+}
+
+impl State {
+    /// Why no samples are taken, as a sentence, if so.
+    pub fn idle(&self) -> Option<String> {
+        match self {
+            State::Starting => Some("The daemon is starting and takes no samples yet.".to_owned()),
+            State::Sampling => None,
+            State::SwitchedOff(file) => Some(format!("Nothing is sampled while {} exists.", file.display())),
+            State::Failed(reason) => Some(format!("Nothing is sampled: {reason}.")),
+        }
+    }
 }
 
 /// What the sampler is told.
@@ -72,7 +86,7 @@ pub struct Outlets {
     /// Each window.
     pub windows: mpsc::Sender<Arc<Window>>,
     /// The processes that are profiled.
-    pub processes: watch::Sender<Arc<Vec<Arc<Identity>>>>,
+    pub processes: watch::Sender<Vec<Arc<Identity>>>,
     /// Whether samples are taken.
     pub state: watch::Sender<State>,
     /// What is counted.
@@ -199,7 +213,7 @@ impl Sampler {
         self.sampling = None;
         self.outlets.metrics.sampling.set(0);
         self.outlets.metrics.processes.set(0);
-        self.outlets.processes.send_replace(Arc::default());
+        self.outlets.processes.send_replace(Vec::new());
         if let Some(window) = self.windows.finish() {
             self.deliver(window);
         }
@@ -298,9 +312,9 @@ impl Outlets {
         let processes = discovery.profiled(targets);
         self.metrics.processes.set(processes.len() as i64);
         self.processes.send_if_modified(|known| {
-            let modified = **known != processes;
+            let modified = *known != processes;
             if modified {
-                *known = Arc::new(processes);
+                *known = processes;
             }
             modified
         });

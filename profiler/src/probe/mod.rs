@@ -13,7 +13,7 @@ use aya::programs::perf_event::{HardwareEvent, PerfEventConfig, PerfEventScope, 
 use aya::programs::{PerfEvent, RawTracePoint};
 use aya::util::{nr_cpus, online_cpus};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
-use luaflame_ebpf::{Process, counter};
+use luaflame_ebpf::{Process, counter, strangers};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::record::Event;
@@ -227,12 +227,13 @@ impl Probe {
         let _ = self.watched.remove(&tgid);
     }
 
-    /// Does not tell of a process that is not watched for some time from now on. It may be told of earlier when more than 16,384 are
-    /// known, or when it runs another program.
-    pub fn ignore(&mut self, tgid: u32, time: Duration) {
+    /// Does not tell of a process that is not watched for some time from now on, but of those that it starts if they are `followed`. It may
+    /// be told of earlier when more than 16,384 are known, or when it runs another program.
+    pub fn ignore(&mut self, tgid: u32, time: Duration, followed: bool) {
         // The probe compares with `bpf_ktime_get_ns`.
-        let until = monotonic().saturating_add(time);
-        let _ = self.strangers.insert(tgid, u64::try_from(until.as_nanos()).unwrap_or(u64::MAX), 0);
+        let until = u64::try_from(monotonic().saturating_add(time).as_nanos()).unwrap_or(u64::MAX);
+        let until = until & !strangers::FOLLOWED | if followed { strangers::FOLLOWED } else { 0 };
+        let _ = self.strangers.insert(tgid, until, 0);
     }
 
     /// Tells of all processes that are not watched anew.
