@@ -3,6 +3,7 @@
 //! The tests proper are in `tests/`; `cargo xtask truth`, `demo` and `bench` start their programs from here too.
 
 pub mod builds;
+pub mod daemon;
 pub mod graph;
 pub mod hosts;
 pub mod legal;
