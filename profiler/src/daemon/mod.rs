@@ -12,3 +12,4 @@ pub mod metrics;
 pub mod rules;
 pub mod sampler;
 pub mod windows;
+pub mod store;
