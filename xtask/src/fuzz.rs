@@ -24,7 +24,7 @@ pub struct Arguments {
 }
 
 /// Every target, with further inputs to begin with, beside those in `profiler/fuzz/seeds`.
-const TARGETS: [(&str, Option<&str>); 11] = [
+const TARGETS: [(&str, Option<&str>); 12] = [
     ("samples", None),
     ("discovery", None),
     ("prototypes", None),
@@ -35,6 +35,7 @@ const TARGETS: [(&str, Option<&str>); 11] = [
     ("sources", Some("samples/lua")),
     ("captures", None),
     ("imports", Some("profiler/tests/golden")),
+    ("pprof", None),
     ("labels", None),
 ];
 

@@ -167,7 +167,7 @@ fn table<'a>(title: &str, changes: impl Iterator<Item = &'a Change>, writer: &mu
         );
         let left = WIDTH.saturating_sub(line.chars().count());
         let name =
-            if change.name.chars().count() <= left { change.name.clone() } else { printable(&change.name, left - 14) };
+            if change.name.chars().count() <= left { change.name.clone() } else { printable(&change.name, left) };
         writeln!(writer, "{line}{name}")?;
     }
     if let Some(more @ 1..) = changes.len().checked_sub(FUNCTIONS_LIMIT) {

@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use crate::profile::{Frame, FrameId, FrameKind, Origin, Profile, State};
 
 /// Two workers, one of them with two VMs: samples of all kinds of frames and in several states.
-pub(super) fn profile() -> Profile {
+pub(crate) fn profile() -> Profile {
     use FrameKind::*;
     let mut profile = Profile::default();
     profile.meta.processes = vec![(4711, "nginx".into()), (4712, "nginx".into())];
@@ -65,7 +65,7 @@ pub(super) fn profile() -> Profile {
 }
 
 /// Names that mean something to some format, in every place where a name can be.
-pub(super) fn hostile() -> Profile {
+pub(crate) fn hostile() -> Profile {
     use FrameKind::*;
     let long = "very_long::".repeat(100_000);
     let names = [
@@ -107,7 +107,7 @@ pub(super) fn hostile() -> Profile {
 }
 
 /// Compares with the file of this name in `tests/golden`; with `BLESS=1` in the environment, writes it instead.
-pub(super) fn golden(name: &str, written: &[u8]) {
+pub(crate) fn golden(name: &str, written: &[u8]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     if std::env::var_os("BLESS").is_some_and(|bless| bless == "1") {
         fs::write(&path, written).unwrap();

@@ -5,6 +5,8 @@
 //! changes the direction of the text, nothing at its ends that readers of folded stacks take for a count, a comment or an
 //! annotation. It is never empty and of bounded length.
 
+use std::borrow::Cow;
+
 use crate::profile::view::Lines;
 use crate::profile::{Frame, FrameKind};
 
@@ -90,7 +92,8 @@ pub fn printable(text: &str, limit: usize) -> String {
 pub(super) fn push_place(label: &mut String, file: Option<&str>, frame: &Frame, lines: Lines) {
     use std::fmt::Write;
     match file {
-        Some(file) => push(label, file, FILE_LIMIT),
+        // As it is where it stands by itself, so that a place can be told by that, too.
+        Some(file) => push(label, &printable(file, FILE_NAME_LIMIT), FILE_LIMIT),
         None => label.push('?'),
     }
     // Writing to a string cannot fail.
@@ -106,24 +109,34 @@ fn push_bracketed(label: &mut String, text: &str) {
     let text = text.trim();
     let text = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     label.push('[');
-    push(label, text, NAME_LIMIT);
+    push(label, text, NAME_LIMIT - 2);
     label.push(']');
 }
 
-/// Adds `text` shortened in the middle to `limit` characters and escaped. In place of what is cut stands a digest of the
-/// whole, so that texts that differ only there stay apart, in every run alike.
+/// Adds `text` escaped, and shortened in the middle to `limit` characters. In place of what is
+/// cut stands a digest of the whole, so that texts that differ only there stay apart, in every run alike. What was added can
+/// be added again and stays as it is.
 fn push(label: &mut String, text: &str, limit: usize) {
-    if text.len() <= limit || text.chars().count() <= limit {
-        return push_escaped(label, text);
+    // First what is there is made short: it may be megabytes.
+    let text = shortened(text, limit);
+    let begin = label.len();
+    push_escaped(label, &text);
+    if let Cow::Owned(short) = shortened(&label[begin..], limit) {
+        label.truncate(begin);
+        label.push_str(&short);
     }
+}
+
+fn shortened(text: &str, limit: usize) -> Cow<'_, str> {
+    if text.len() <= limit || text.chars().count() <= limit {
+        return Cow::Borrowed(text);
+    }
+    let digest = format!("{ELLIPSIS}{:08x}{ELLIPSIS}", digest(text));
+    let kept = limit.saturating_sub(digest.len());
     // The end of a path says most, the start says whose it is.
-    let start = text.char_indices().nth(limit / 3).map_or(0, |(index, _)| index);
-    let end = text.char_indices().nth_back(limit - limit / 3 - 1).map_or(text.len(), |(index, _)| index);
-    push_escaped(label, &text[..start]);
-    label.push_str(ELLIPSIS);
-    label.push_str(&format!("{:08x}", digest(text)));
-    label.push_str(ELLIPSIS);
-    push_escaped(label, &text[end..]);
+    let start = text.char_indices().nth(kept / 3).map_or(0, |(index, _)| index);
+    let end = text.char_indices().rev().take(kept - kept / 3).last().map_or(text.len(), |(index, _)| index);
+    Cow::Owned(format!("{}{digest}{}", &text[..start], &text[end..]))
 }
 
 /// Adds `text` as Rust's `Debug` would show it, which leaves only visible characters, except that quotes and backslashes

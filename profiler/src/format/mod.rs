@@ -2,7 +2,7 @@
 
 pub mod differential;
 #[cfg(test)]
-mod example;
+pub(crate) mod example;
 pub mod firefox;
 pub mod folded;
 pub mod functions;

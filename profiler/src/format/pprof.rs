@@ -1,11 +1,15 @@
 //! Profiles for `pprof` and for the stores that take its format: a gzip-compressed message `perftools.profiles.Profile`.
 //!
-//! Every distinct frame is a location of its own. A function is what a frame is labelled as, since readers tell functions
-//! apart by name alone. Each sample tells where it was taken in its labels: `thread`, `tid`, `pid`, `vm` (the VMs of a
-//! process, counted from 1) and `state` (what the VM was doing).
+//! Every distinct frame is a location of its own, together with what is inlined into it. A function is what a frame is labelled as, since
+//! readers tell functions apart by name alone, and it is one function however it is run. How it is run its mapping tells, in brackets as
+//! readers expect of what is no file: see [`mapping_name`]. Each sample tells where it was taken in its labels: `thread`, `tid`, `pid`, `vm`
+//! (the address of the VM, so that it is the same in every profile of a process) and `state` (what the VM was doing).
+//!
+//! What is written here, [`import`](crate::import) reads as the same profile again.
 
 pub mod message;
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::time::UNIX_EPOCH;
 
@@ -18,10 +22,25 @@ use rustc_hash::FxBuildHasher;
 use crate::format::label::{FILE_NAME_LIMIT, label, printable};
 use crate::format::threads::NAME_LIMIT;
 use crate::profile::view::Lines;
-use crate::profile::{Counted, Counters, Frame, FrameKind, Meta, Origin, Profile};
+use crate::profile::{Counted, Counters, Frame, FrameId, FrameKind, Meta, Origin, Profile};
 
 /// What the kernel's own code is called where modules have names, as `perf` does.
-const KERNEL: &str = "[kernel.kallsyms]";
+pub(crate) const KERNEL: &str = "[kernel.kallsyms]";
+
+/// What the mapping of frames that are in no module is called; `None` for the kinds of those that are in one.
+///
+/// Readers that colour by mapping show by it how Lua code is run.
+pub fn mapping_name(kind: FrameKind) -> Option<&'static str> {
+    Some(match kind {
+        FrameKind::Interpreted => "[luajit:interpreted]",
+        FrameKind::Compiled => "[luajit:compiled]",
+        FrameKind::Inlined => "[luajit:inlined]",
+        FrameKind::Builtin => "[luajit:builtin]",
+        FrameKind::Marker => "[luaflame:marker]",
+        FrameKind::Group => "[luaflame:group]",
+        FrameKind::Kernel | FrameKind::Native | FrameKind::NativeInlined => return None,
+    })
+}
 
 /// Writes a profile for `pprof`.
 ///
@@ -43,23 +62,26 @@ pub fn converted(profile: &Profile, lines: Lines) -> message::Profile {
         period_type: Some(tables.value_type("cpu", "nanoseconds")),
         period: period(&profile.meta),
         time_nanos: started(&profile.meta),
-        duration_nanos: (profile.meta.seconds * 1e9) as i64,
+        duration_nanos: (profile.meta.seconds * 1e9).round() as i64,
         comment: comments(&profile.meta, &profile.counters).iter().map(|text| tables.string(text)).collect(),
         ..message::Profile::default()
     };
-    for frame in profile.frames() {
-        let location = tables.location(frame, lines, converted.location.len() as u64 + 1);
-        converted.location.push(location);
-    }
     for counted in profile.counted_samples() {
         let label = tables.labels(profile, counted.origin);
-        converted.sample.push(sample(&counted, converted.period, label));
+        let mut location_id: Vec<u64> =
+            places(profile, counted.stack).map(|frames| tables.place(profile, frames, lines)).collect();
+        location_id.reverse();
+        converted.sample.push(sample(&counted, converted.period, location_id, label));
     }
+    converted.location = tables.locations();
     converted.mapping = tables.mappings();
     converted.function = tables.functions.into_values().collect();
     converted.string_table = tables.strings.into_iter().collect();
     converted
 }
+
+/// How the first comment of each file begins.
+pub(crate) const OURS: &str = "luaflame: ";
 
 /// Nanoseconds of CPU time that one sample stands for; 0 when that is unknown.
 fn period(meta: &Meta) -> i64 {
@@ -74,20 +96,32 @@ fn started(meta: &Meta) -> i64 {
 /// What the numbers of the profile do not say: how far they can be trusted.
 fn comments(meta: &Meta, counters: &Counters) -> Vec<String> {
     vec![
-        format!("luaflame: {} Hz of {}", meta.frequency, printable(&meta.event, NAME_LIMIT)),
+        format!("{OURS}{} Hz of {}", meta.frequency, printable(&meta.event, NAME_LIMIT)),
         format!("{} samples, {} lost, {} truncated", counters.samples, counters.lost, counters.truncated),
         format!("{} of {} frames unresolved", counters.unresolved, counters.frames),
     ]
 }
 
-fn sample(counted: &Counted, period: i64, label: Vec<message::Label>) -> message::Sample {
-    let count = i64::try_from(counted.count).unwrap_or(i64::MAX);
-    message::Sample {
-        location_id: counted.stack.iter().rev().map(|id| id.index() as u64 + 1).collect(),
-        value: vec![count, count.saturating_mul(period)],
-        label,
-    }
+fn module(frame: &Frame) -> Option<&str> {
+    frame.file.as_deref().filter(|module| !module.trim().is_empty())
 }
+
+/// The frames of a stack, root first, by the place in code that they share: a native function and what is inlined there.
+fn places<'a>(profile: &Profile, stack: &'a [FrameId]) -> impl Iterator<Item = &'a [FrameId]> {
+    stack.chunk_by(|one, next| {
+        let (one, next) = (profile.get(*one), profile.get(*next));
+        let native = matches!(one.kind, FrameKind::Native | FrameKind::NativeInlined);
+        native && next.kind == FrameKind::NativeInlined && module(one) == module(next)
+    })
+}
+
+fn sample(counted: &Counted, period: i64, location_id: Vec<u64>, label: Vec<message::Label>) -> message::Sample {
+    let count = i64::try_from(counted.count).unwrap_or(i64::MAX);
+    message::Sample { location_id, value: vec![count, count.saturating_mul(period)], label }
+}
+
+/// The module of a location, and the functions and lines that are there, leaf first.
+type Place = (u64, Box<[(u64, i64)]>);
 
 /// What locations and samples refer to, each stored once.
 #[derive(Debug)]
@@ -97,15 +131,22 @@ struct Tables {
     functions: IndexMap<(i64, i64, i64), message::Function, FxBuildHasher>,
     /// Names of modules.
     modules: IndexSet<i64, FxBuildHasher>,
-    /// VMs of each process, by address.
-    vms: IndexMap<u32, IndexSet<u64, FxBuildHasher>, FxBuildHasher>,
+    locations: IndexSet<Place, FxBuildHasher>,
+    /// Ids of locations.
+    places: HashMap<Box<[FrameId]>, u64, FxBuildHasher>,
 }
 
 impl Default for Tables {
     fn default() -> Tables {
         let mut strings = IndexSet::default();
         strings.insert(String::new());
-        Tables { strings, functions: IndexMap::default(), modules: IndexSet::default(), vms: IndexMap::default() }
+        Tables {
+            strings,
+            functions: IndexMap::default(),
+            modules: IndexSet::default(),
+            locations: IndexSet::default(),
+            places: HashMap::default(),
+        }
     }
 }
 
@@ -121,10 +162,28 @@ impl Tables {
         message::ValueType { r#type: self.string(kind), unit: self.string(unit) }
     }
 
-    fn location(&mut self, frame: &Frame, lines: Lines, id: u64) -> message::Location {
-        let function_id = self.function(frame, lines);
-        let line = vec![message::Line { function_id, line: frame.line.into() }];
-        message::Location { id, mapping_id: self.mapping(frame), line }
+    /// The number of the location of frames, root first.
+    fn place(&mut self, profile: &Profile, frames: &[FrameId], detail: Lines) -> u64 {
+        if let Some(known) = self.places.get(frames) {
+            return *known;
+        }
+        let mapping_id = self.mapping(profile.get(frames[0]));
+        let lines = frames.iter().rev().map(|id| profile.get(*id));
+        let lines = lines.map(|frame| (self.function(frame, detail), frame.line.into())).collect();
+        // Frames that are labelled alike are one.
+        let id = self.locations.insert_full((mapping_id, lines)).0 as u64 + 1;
+        self.places.insert(frames.into(), id);
+        id
+    }
+
+    fn locations(&self) -> Vec<message::Location> {
+        let line = |&(function_id, line): &(u64, i64)| message::Line { function_id, line };
+        let location = |(index, (mapping_id, lines)): (usize, &Place)| message::Location {
+            id: index as u64 + 1,
+            mapping_id: *mapping_id,
+            line: lines.iter().map(line).collect(),
+        };
+        self.locations.iter().enumerate().map(location).collect()
     }
 
     /// The number of a frame's function.
@@ -143,13 +202,16 @@ impl Tables {
 
     /// The number of the module that a frame's code is in, or 0 for code that is in none.
     fn mapping(&mut self, frame: &Frame) -> u64 {
-        let module = frame.file.as_deref().filter(|module| !module.trim().is_empty());
-        let module = match (frame.kind, module) {
-            (FrameKind::Kernel, module) => module.unwrap_or(KERNEL),
-            (FrameKind::Native | FrameKind::NativeInlined, Some(module)) => module,
-            _ => return 0,
+        let module = match (mapping_name(frame.kind), module(frame)) {
+            (Some(name), _) => name.to_owned(),
+            (None, Some(module)) if frame.kind == FrameKind::Kernel && !module.starts_with('[') => {
+                format!("[{}]", printable(module, FILE_NAME_LIMIT))
+            }
+            (None, Some(module)) => printable(module, FILE_NAME_LIMIT),
+            (None, None) if frame.kind == FrameKind::Kernel => KERNEL.to_owned(),
+            (None, None) => return 0,
         };
-        let module = self.string(&printable(module, FILE_NAME_LIMIT));
+        let module = self.string(&module);
         self.modules.insert_full(module).0 as u64 + 1
     }
 
@@ -181,8 +243,8 @@ impl Tables {
         number(self, "tid", tid.into());
         number(self, "pid", pid.into());
         if vm != 0 {
-            let index = self.vms.entry(pid).or_default().insert_full(vm).0;
-            number(self, "vm", index as i64 + 1);
+            let (key, str) = (self.string("vm"), self.string(&format!("{vm:#x}")));
+            labels.push(message::Label { key, str, num: 0 });
         }
         labels.push(message::Label { key: self.string("state"), str: self.string(state.name()), num: 0 });
         for (name, value) in
@@ -239,8 +301,10 @@ mod tests {
         }
         for location in &profile.location {
             assert!(location.mapping_id <= profile.mapping.len() as u64);
-            let [line] = &*location.line else { panic!("a location of {} lines", location.line.len()) };
-            assert!((1..=profile.function.len() as u64).contains(&line.function_id) && line.line >= 0);
+            assert!(!location.line.is_empty());
+            for line in &location.line {
+                assert!((1..=profile.function.len() as u64).contains(&line.function_id) && line.line >= 0);
+            }
         }
         for sample in &profile.sample {
             assert!(!sample.location_id.is_empty());
@@ -262,10 +326,13 @@ mod tests {
         let text = |index: i64| &*profile.string_table[index as usize];
         let name = |id: &u64| {
             let location = &profile.location[*id as usize - 1];
-            let function = &profile.function[location.line[0].function_id as usize - 1];
             let module = location.mapping_id.checked_sub(1).map(|index| profile.mapping[index as usize].filename);
-            let place = format!("{}:{}", text(function.filename), function.start_line);
-            format!("{} <{}|{place}|{}>", text(function.name), text(module.unwrap_or(0)), location.line[0].line)
+            let line = |line: &message::Line| {
+                let function = &profile.function[line.function_id as usize - 1];
+                let place = format!("{}:{}", text(function.filename), function.start_line);
+                format!("{} <{}|{place}|{}>", text(function.name), text(module.unwrap_or(0)), line.line)
+            };
+            location.line.iter().rev().map(line).collect::<Vec<_>>().join(" + ")
         };
         let label = |label: &message::Label| match label.str {
             0 => format!("{}={}", text(label.key), label.num),

@@ -17,8 +17,6 @@ const WIDTH: usize = 100;
 const FUNCTIONS_LIMIT: usize = 40;
 const THREADS_LIMIT: usize = 20;
 const REASONS_LIMIT: usize = 20;
-/// How much longer than its limit a shortened text may be: by the digest of what is cut.
-const SHORTENED: usize = 14;
 
 /// Writes a summary under this title.
 ///
@@ -182,7 +180,7 @@ fn descending<T: Ord>(counts: impl IntoIterator<Item = (T, u64)>) -> Vec<(T, u64
 
 /// A text that is fit for a terminal, shortened to this many characters.
 fn fitted(text: &str, width: usize) -> String {
-    if text.chars().count() <= width { text.to_owned() } else { printable(text, width.saturating_sub(SHORTENED)) }
+    if text.chars().count() <= width { text.to_owned() } else { printable(text, width) }
 }
 
 #[cfg(test)]

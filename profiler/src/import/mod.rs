@@ -1,11 +1,12 @@
 //! Stacks that other tools have written, read as a [`Profile`]: to draw them again, and to hold ours against them.
 //!
-//! Two forms are known, told apart by what is in the file, whatever its name: folded stacks (`folded.rs`) and the stacks of the
-//! SystemTap tools for LuaJIT and nginx (`stap.rs`). Neither says when, how often and in which process samples were taken, so
-//! the profile does not know it either. What kind of code a frame is they say in part; `frame.rs` tells what is made of it.
+//! Three forms are known, told apart by what is in the file, whatever its name: files of pprof (`pprof.rs`), folded stacks (`folded.rs`) and
+//! the stacks of the SystemTap tools for LuaJIT and nginx (`stap.rs`). The last two do not say when, how often and in which process samples
+//! were taken, so the profile does not know it either. What kind of code a frame is they say in part; `frame.rs` tells what is made of it.
 
 mod folded;
 mod frame;
+pub(crate) mod pprof;
 mod stap;
 
 use std::fs::File;
@@ -35,7 +36,7 @@ pub enum ImportError {
     TooLarge(String),
     /// A line does not belong in it.
     #[error(
-        "{name} cannot be read: {reason} (line {line}); luaflame reads its own captures, folded stacks, and the .bt files of the SystemTap tools"
+        "{name} cannot be read: {reason} (line {line}); luaflame reads its own captures, pprof files, folded stacks, and the .bt files of the SystemTap tools"
     )]
     Malformed {
         /// The name of the file.
@@ -45,9 +46,17 @@ pub enum ImportError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// It is a file of pprof that cannot be used.
+    #[error("{name} cannot be read as a pprof file: {reason}; luaflame reads those of CPU time")]
+    Pprof {
+        /// The name of the file.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// There is no stack in it.
     #[error(
-        "{0} holds no stacks; luaflame reads its own captures, folded stacks, and the .bt files of the SystemTap tools"
+        "{0} holds no stacks; luaflame reads its own captures, pprof files, folded stacks, and the .bt files of the SystemTap tools"
     )]
     Empty(String),
 }
@@ -74,11 +83,16 @@ pub fn profile(path: &Path) -> Result<Profile, ImportError> {
     parse(&bytes, name)
 }
 
-/// The profile in the text of a file of this name.
+/// The profile in the bytes of a file of this name.
 ///
 /// # Errors
 /// When it is not what the module reads.
 pub fn parse(text: &[u8], name: String) -> Result<Profile, ImportError> {
+    if pprof::is_it(text) {
+        let read = pprof::read(text, None);
+        let profile = read.map_err(|reason| ImportError::Pprof { name: name.clone(), reason })?;
+        return if profile.stacks().len() == 0 { Err(ImportError::Empty(name)) } else { Ok(profile) };
+    }
     // Names from the memory of programs are in any encoding.
     let lines = || {
         BufReader::new(text).split(b'\n').map_while(Result::ok).map(|line| String::from_utf8_lossy(&line).into_owned())

@@ -1,4 +1,4 @@
-//! The messages of `perftools.profiles`, as far as they are written here. Strings are indices of the string table, ids
+//! The messages of `perftools.profiles`, as far as they are written and read here. Strings are indices of the string table, ids
 //! start at 1, and 0 is nothing.
 
 use prost::Message;
@@ -39,6 +39,9 @@ pub struct Profile {
     /// Texts for people.
     #[prost(int64, repeated, tag = "13")]
     pub comment: Vec<i64>,
+    /// The name of the one of `sample_type` that is shown if nothing else is asked for.
+    #[prost(int64, tag = "14")]
+    pub default_sample_type: i64,
 }
 
 /// What a value is, and its unit.
@@ -112,7 +115,7 @@ pub struct Location {
     /// Its module.
     #[prost(uint64, tag = "2")]
     pub mapping_id: u64,
-    /// Its function.
+    /// Its function; before it those that are inlined there, the innermost first.
     #[prost(message, repeated, tag = "4")]
     pub line: Vec<Line>,
 }
