@@ -2,6 +2,7 @@
 
 mod args;
 mod console;
+mod daemon;
 mod diff;
 mod doctor;
 mod dump;
@@ -44,7 +45,10 @@ const NO_INTERRUPT: &str = "Ctrl-C cannot be handled";
 pub fn main() -> ExitCode {
     console::choose_colors(std::env::args_os());
     let understood = Args::read(std::env::args_os()).and_then(|args| {
-        console::install(args.level());
+        // What the daemon says goes into a log.
+        if !args.is_daemon() {
+            console::install(args.level());
+        }
         args.work()
     });
     match understood {
@@ -60,17 +64,23 @@ fn run(work: &Work) -> ExitCode {
         Work::Top(watching) => top::run(watching),
         Work::Doctor { processes, json } => examine(processes, *json),
         Work::Dump(args) => dump::dump(args).and_then(|(text, code)| print(text.as_bytes(), code)),
+        Work::Daemon(args) if args.check_config => {
+            daemon::check(args).and_then(|text| print(text.as_bytes(), ExitCode::SUCCESS))
+        }
+        Work::Daemon(args) => daemon::run(args),
         Work::Completions(shell) => print(&manual::completions(*shell), ExitCode::SUCCESS),
         Work::Man(Some(folder)) => manual::write_pages(folder).map(|()| ExitCode::SUCCESS),
         Work::Man(None) => manual::main_page().map_err(Into::into).and_then(|page| print(&page, ExitCode::SUCCESS)),
     };
-    match done {
+    let code = match done {
         Ok(code) => code,
         Err(error) => {
             log::error!("{error:#}");
             ExitCode::FAILURE
         }
-    }
+    };
+    log::logger().flush();
+    code
 }
 
 /// Writes what was found here to standard output.

@@ -4,12 +4,17 @@
 //! together make the longer windows that are stored and exported.
 
 pub mod cgroup;
+pub mod check;
 pub mod config;
 pub mod discovery;
 pub mod files;
 pub mod identity;
+pub mod logging;
 pub mod metrics;
+pub mod notify;
+pub mod privileges;
 pub mod rules;
+pub mod run;
 pub mod sampler;
 pub mod windows;
 pub mod store;

@@ -2,6 +2,7 @@
 //! options each.
 
 mod console;
+mod daemon;
 mod diff;
 mod doctor;
 mod drawing;
@@ -27,6 +28,7 @@ use clap_complete::Shell;
 use log::LevelFilter;
 
 pub use console::ColorArg;
+pub use daemon::DaemonArgs;
 pub use diff::Pair;
 pub use dump::DumpArgs;
 pub use plan::{Destination, Plan, Source};
@@ -68,6 +70,7 @@ Examples:
   sudo luaflame top -p 1234                       watch it on the terminal
   sudo luaflame doctor -p 1234                    what can be seen of a process, and what is missing
   sudo luaflame dump -p 1234                      where every coroutine of a process is now
+  sudo luaflame daemon                            profile all processes, always
 
 Ctrl-C ends sampling and writes what there is; a second Ctrl-C gives up and writes nothing.
 
@@ -122,6 +125,9 @@ enum Command {
     /// Show the Lua stack of every coroutine of processes as they are now, also of those that wait
     #[command(max_term_width = 100, after_help = dump::EXAMPLES)]
     Dump(DumpArgs),
+    /// Profile every LuaJIT process on this host, always, and keep and send the profiles as a configuration says
+    #[command(max_term_width = 100, after_help = daemon::EXAMPLES)]
+    Daemon(DaemonArgs),
     /// Write a script that completes command lines of luaflame in a shell
     #[command(max_term_width = 100, after_help = manual::COMPLETIONS_EXAMPLES)]
     Completions(CompletionsArgs),
@@ -148,6 +154,8 @@ pub enum Work {
     },
     /// To show the stacks of processes as they are now.
     Dump(DumpArgs),
+    /// To profile all processes, until a signal comes.
+    Daemon(DaemonArgs),
     /// To write the completions of a shell to standard output.
     Completions(Shell),
     /// To write the manual pages into a folder, or without one the main page to standard output.
@@ -186,6 +194,11 @@ impl Args {
         self.console.level()
     }
 
+    /// Whether it is to run on and on, and to log, not to talk to a user.
+    pub fn is_daemon(&self) -> bool {
+        matches!(&self.command, Some(Command::Daemon(daemon)) if !daemon.check_config)
+    }
+
     /// What the arguments mean.
     ///
     /// # Errors
@@ -201,6 +214,7 @@ impl Args {
                 return Ok(Work::Doctor { processes: doctor.processes, json: doctor.json });
             }
             Some(Command::Dump(dump)) => return Ok(Work::Dump(dump)),
+            Some(Command::Daemon(daemon)) => return Ok(Work::Daemon(daemon)),
             Some(Command::Completions(completions)) => return Ok(Work::Completions(completions.shell)),
             Some(Command::Man(man)) => return Ok(Work::Man(man.folder)),
         };
