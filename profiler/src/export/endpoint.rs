@@ -9,6 +9,7 @@ use anyhow::{Context, bail, ensure};
 use prost::bytes::Bytes;
 use reqwest::Url;
 
+use super::pyroscope::Pyroscope;
 use crate::daemon::config::{Export, Protocol};
 use crate::profile::window::{ProcessProfile, Window};
 
@@ -70,7 +71,8 @@ pub trait Endpoint: Debug + Send + Sync {
 /// When something in the configuration cannot be, or a certificate cannot be read.
 pub fn endpoint(config: &Export) -> anyhow::Result<Arc<dyn Endpoint>> {
     let endpoint: anyhow::Result<Arc<dyn Endpoint>> = match config.protocol {
-        Protocol::Pyroscope | Protocol::Parca | Protocol::OtlpGrpc | Protocol::OtlpHttp => {
+        Protocol::Pyroscope => Pyroscope::new(config).map(|endpoint| Arc::new(endpoint) as _),
+        Protocol::Parca | Protocol::OtlpGrpc | Protocol::OtlpHttp => {
             Err(anyhow::anyhow!("{:?} is not there yet", config.protocol))
         }
     };

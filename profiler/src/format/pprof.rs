@@ -47,9 +47,17 @@ pub fn mapping_name(kind: FrameKind) -> Option<&'static str> {
 /// # Errors
 /// Those of `writer`.
 pub fn write(profile: &Profile, lines: Lines, writer: &mut dyn Write) -> io::Result<()> {
+    write_converted(&converted(profile, lines), writer)
+}
+
+/// Writes what [`converted`] has made.
+///
+/// # Errors
+/// Those of `writer`.
+pub fn write_converted(converted: &message::Profile, writer: &mut dyn Write) -> io::Result<()> {
     // Twelve times as fast as the default, for files that are a third larger.
     let mut compressed = GzEncoder::new(writer, Compression::fast());
-    compressed.write_all(&converted(profile, lines).encode_to_vec())?;
+    compressed.write_all(&converted.encode_to_vec())?;
     compressed.finish()?;
     Ok(())
 }
