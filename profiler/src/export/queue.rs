@@ -381,3 +381,279 @@ impl Queue {
 fn is_shortage(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EINTR))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use super::*;
+    use crate::export::metrics::ExportMetrics;
+
+    const LIMITS: Limits = Limits { disk: 1 << 20, memory: 1 << 10, age: Duration::from_secs(256) };
+    const NAME: &str = "test";
+
+    struct Case {
+        directory: tempfile::TempDir,
+        metrics: ExportMetrics,
+        now: Instant,
+    }
+
+    impl Case {
+        fn new() -> Case {
+            let directory = tempfile::tempdir().unwrap();
+            Case { directory, metrics: ExportMetrics::default(), now: Instant::now() }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.directory.path().join(NAME)
+        }
+
+        fn open(&self, limits: Limits) -> Queue {
+            Queue::open(Some(self.path()), "pyroscope", limits, self.metrics.of(NAME), self.now).unwrap()
+        }
+
+        fn files(&self) -> Vec<String> {
+            let entries = fs::read_dir(self.path()).unwrap();
+            let mut files: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            files.sort();
+            files
+        }
+
+        fn dropped(&self, reason: Reason) -> u64 {
+            self.metrics.dropped(NAME, reason)
+        }
+
+        /// Everything that is there, as it is taken.
+        fn drain(&self, queue: &mut Queue) -> Vec<String> {
+            let mut drained = Vec::new();
+            while let Some(body) = queue.take(self.now) {
+                queue.done(self.now);
+                drained.push(String::from_utf8(body.to_vec()).unwrap());
+            }
+            drained
+        }
+    }
+
+    fn push(queue: &mut Queue, bodies: &[&str], now: Instant) {
+        bodies.iter().for_each(|body| queue.push(body.as_bytes().to_vec(), now));
+    }
+
+    /// What one short request takes on disk.
+    fn size() -> u64 {
+        Spool::size_of("pyroscope", b"a")
+    }
+
+    #[test]
+    fn requests_are_taken_in_order_and_found_again_after_a_restart() {
+        let case = Case::new();
+        let mut queue = case.open(LIMITS);
+        push(&mut queue, &["a", "b", "c"], case.now);
+        assert_eq!(queue.waiting(), (3, 3 * size()));
+        assert_eq!(queue.take(case.now).unwrap(), "a");
+        queue.put_back(case.now);
+        assert_eq!(queue.take(case.now).unwrap(), "a", "what could not be sent is still the first");
+        queue.done(case.now);
+        drop(queue);
+        fs::write(case.path().join("0000000000000004.tmp"), "half").unwrap();
+        fs::write(case.path().join("notes.txt"), "of somebody").unwrap();
+        let mut queue = case.open(LIMITS);
+        push(&mut queue, &["d"], case.now);
+        assert_eq!(case.drain(&mut queue), ["b", "c", "d"]);
+        assert_eq!((queue.waiting(), case.files()), ((0, 0), vec!["lock".to_owned(), "notes.txt".to_owned()]));
+    }
+
+    #[test]
+    fn a_spool_is_of_one_daemon() {
+        let case = Case::new();
+        let queue = case.open(LIMITS);
+        let again = Queue::open(Some(case.path()), "pyroscope", LIMITS, case.metrics.of(NAME), case.now);
+        assert!(again.unwrap_err().to_string().starts_with("Another luaflame daemon uses the spool"));
+        drop(queue);
+        case.open(LIMITS);
+    }
+
+    #[test]
+    fn the_oldest_make_room_and_are_counted() {
+        let case = Case::new();
+        let mut queue = case.open(Limits { disk: 2 * size(), ..LIMITS });
+        push(&mut queue, &["a", "b", "c", "d"], case.now);
+        queue.push(vec![b'x'; 4096], case.now);
+        assert_eq!((case.dropped(Reason::SpoolFull), case.dropped(Reason::TooLarge)), (2, 1));
+        assert_eq!(case.drain(&mut queue), ["c", "d"]);
+    }
+
+    #[test]
+    fn one_that_is_being_sent_is_dropped_only_if_it_is_not_taken() {
+        let case = Case::new();
+        let mut queue = case.open(Limits { disk: 2 * size(), ..LIMITS });
+        push(&mut queue, &["a", "b"], case.now);
+        assert_eq!(queue.take(case.now).unwrap(), "a");
+        push(&mut queue, &["c"], case.now);
+        queue.done(case.now);
+        assert_eq!(case.dropped(Reason::SpoolFull), 0, "it has been sent");
+        assert_eq!(queue.take(case.now).unwrap(), "b");
+        push(&mut queue, &["d"], case.now);
+        queue.put_back(case.now);
+        assert_eq!(case.dropped(Reason::SpoolFull), 1);
+        assert_eq!(case.drain(&mut queue), ["c", "d"]);
+    }
+
+    #[test]
+    fn the_old_are_dropped_by_the_monotonic_clock_and_few_marks_are_kept() {
+        let mut case = Case::new();
+        let mut queue = case.open(LIMITS);
+        for second in 0..1000 {
+            case.now += Duration::from_secs(1);
+            push(&mut queue, &[&second.to_string()], case.now);
+            // What the wall clock says of files does not matter.
+            let file = fs::File::options().write(true).open(case.path().join(case.files().last().unwrap()));
+            let _ = file.map(|file| file.set_modified(std::time::UNIX_EPOCH));
+        }
+        assert!(queue.marks.len() <= MARKS as usize + 2, "{}", queue.marks.len());
+        let left = case.drain(&mut queue);
+        // Marks are as far apart as the requests here, or twice as far.
+        assert!((254..=257).contains(&left.len()), "{}", left.len());
+        assert_eq!(case.dropped(Reason::TooOld), 1000 - left.len() as u64);
+        assert_eq!(left.last().unwrap(), "999");
+    }
+
+    #[test]
+    fn ages_of_before_are_by_their_files_and_none_is_negative() {
+        let case = Case::new();
+        let mut queue = case.open(LIMITS);
+        push(&mut queue, &["old", "future", "new"], case.now);
+        drop(queue);
+        let touch = |file: &str, time: std::time::SystemTime| {
+            fs::File::options().write(true).open(case.path().join(file)).unwrap().set_modified(time).unwrap();
+        };
+        let now = std::time::SystemTime::now();
+        touch("0000000000000001", now - Duration::from_secs(1000));
+        touch("0000000000000002", now + Duration::from_secs(1_000_000));
+        // Since it comes after one of now, it is of now, whatever the clock was.
+        touch("0000000000000003", now - Duration::from_secs(1000));
+        let mut queue = case.open(LIMITS);
+        assert_eq!(case.dropped(Reason::TooOld), 1);
+        assert_eq!(case.drain(&mut queue), ["future", "new"]);
+    }
+
+    #[test]
+    fn files_that_are_not_what_was_written_are_dropped_and_counted() {
+        let case = Case::new();
+        let mut queue = case.open(LIMITS);
+        push(&mut queue, &["a", "b", "c", "d", "e", "f"], case.now);
+        let path = |number: u64| case.path().join(format!("{number:016}"));
+        fs::write(path(1), "").unwrap();
+        let mut bytes = fs::read(path(2)).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(path(2), &bytes).unwrap();
+        fs::write(path(3), &bytes[..bytes.len() - 1]).unwrap();
+        fs::remove_file(path(4)).unwrap();
+        fs::create_dir(path(4)).unwrap();
+        fs::remove_file(path(5)).unwrap();
+        assert_eq!(case.drain(&mut queue), ["f"]);
+        assert_eq!((case.dropped(Reason::Unreadable), case.dropped(Reason::Vanished)), (4, 1));
+        assert_eq!(queue.waiting().0, 0);
+    }
+
+    #[test]
+    fn what_waits_for_another_protocol_is_not_sent() {
+        let case = Case::new();
+        push(&mut case.open(LIMITS), &["a"], case.now);
+        let mut queue = Queue::open(Some(case.path()), "parca", LIMITS, case.metrics.of(NAME), case.now).unwrap();
+        push(&mut queue, &["b"], case.now);
+        assert_eq!(case.drain(&mut queue), ["b"]);
+        assert_eq!(case.dropped(Reason::OtherProtocol), 1);
+    }
+
+    #[test]
+    fn without_a_directory_a_bounded_number_waits_in_memory() {
+        let case = Case::new();
+        let limits = Limits { memory: 3, ..LIMITS };
+        let mut queue = Queue::open(None, "pyroscope", limits, case.metrics.of(NAME), case.now).unwrap();
+        push(&mut queue, &["a", "b", "c", "d", "large"], case.now);
+        push(&mut queue, &["e"], case.now);
+        assert_eq!((case.dropped(Reason::MemoryFull), case.dropped(Reason::TooLarge)), (4, 1));
+        assert_eq!(case.drain(&mut queue), ["e"]);
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_or_cannot_be_made_is_waited_for_in_memory() {
+        let case = Case::new();
+        fs::write(case.path(), "a file in its place").unwrap();
+        let mut queue = case.open(LIMITS);
+        push(&mut queue, &["a", "b"], case.now);
+        assert_eq!((queue.waiting().0, queue.in_memory()), (2, 2));
+        fs::remove_file(case.path()).unwrap();
+        push(&mut queue, &["c"], case.now);
+        assert_eq!((queue.waiting().0, queue.in_memory()), (3, 0), "all are in the spool as soon as there is one");
+        fs::remove_dir_all(case.path()).unwrap();
+        push(&mut queue, &["d"], case.now);
+        assert_eq!(queue.in_memory(), 1);
+        push(&mut queue, &["e"], case.now);
+        assert_eq!((case.drain(&mut queue), case.dropped(Reason::Vanished)), (vec!["d".to_owned(), "e".to_owned()], 3));
+        assert_eq!(fs::metadata(case.path()).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_spool_found_late_keeps_its_place_before_what_waits_in_memory() {
+        let case = Case::new();
+        push(&mut case.open(LIMITS), &["a", "b", "c"], case.now);
+        let elsewhere = case.directory.path().join("elsewhere");
+        fs::rename(case.path(), &elsewhere).unwrap();
+        fs::write(case.path(), "").unwrap();
+        let mut queue = case.open(LIMITS);
+        push(&mut queue, &["d"], case.now);
+        fs::remove_file(case.path()).unwrap();
+        fs::rename(elsewhere, case.path()).unwrap();
+        assert_eq!(queue.take(case.now).unwrap(), "a");
+        queue.put_back(case.now);
+        push(&mut queue, &["e"], case.now);
+        assert_eq!(case.drain(&mut queue), ["a", "b", "c", "d", "e"]);
+    }
+
+    #[test]
+    fn a_full_disk_is_waited_for_in_memory() {
+        let case = Case::new();
+        let Some(disk) = Disk::mount(case.directory.path(), 64 << 10) else { return };
+        let limits = Limits { memory: 96 << 10, ..LIMITS };
+        let mut queue = case.open(limits);
+        let bodies: Vec<String> = ('a'..='f').map(|name| name.to_string().repeat(24 << 10)).collect();
+        bodies.iter().for_each(|body| push(&mut queue, &[body], case.now));
+        let (all, in_memory) = (queue.waiting().0, queue.in_memory());
+        assert!(all == 6 && (3..=5).contains(&in_memory), "{in_memory} of {all} are in memory");
+        assert!(case.files().iter().all(|name| !name.ends_with("tmp")));
+        assert_eq!(case.drain(&mut queue), bodies, "in the order in which they came");
+        drop((queue, disk));
+    }
+
+    /// A small file system.
+    struct Disk<'a>(&'a Path);
+
+    impl Disk<'_> {
+        fn mount(at: &Path, bytes: usize) -> Option<Disk<'_>> {
+            let options = std::ffi::CString::new(format!("size={bytes}")).unwrap();
+            let mounted = rustix::mount::mount(
+                "luaflame-test",
+                at,
+                "tmpfs",
+                rustix::mount::MountFlags::empty(),
+                options.as_c_str(),
+            );
+            match mounted {
+                Ok(()) => Some(Disk(at)),
+                Err(error) => {
+                    println!("not tried: a small file system cannot be mounted: {error}");
+                    None
+                }
+            }
+        }
+    }
+
+    impl Drop for Disk<'_> {
+        fn drop(&mut self) {
+            rustix::mount::unmount(self.0, rustix::mount::UnmountFlags::DETACH).unwrap();
+        }
+    }
+}
