@@ -172,3 +172,119 @@ fn prepared(exports: &[Export], spool: &Spool) -> anyhow::Result<Vec<(Plan, Arc<
     }
     Ok(prepared)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use axum::Router;
+    use axum::extract::State;
+    use axum::http::{HeaderMap, StatusCode};
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::daemon::config::Config;
+    use crate::profile::Profile;
+    use crate::profile::window::{Identity, ProcessProfile};
+
+    /// Listens on a free port, and tells the tenants of requests that it has taken.
+    async fn server(status: StatusCode) -> (u16, mpsc::UnboundedReceiver<String>) {
+        let (told, tenants) = mpsc::unbounded_channel();
+        let answer = async move |State(told): State<mpsc::UnboundedSender<String>>, headers: HeaderMap| {
+            let tenant = headers.get("x-scope-orgid").map(|tenant| tenant.to_str().unwrap().to_owned());
+            let _ = told.send(tenant.unwrap_or_default());
+            (status, [("content-type", "application/proto")])
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let router = Router::new().fallback(answer).with_state(told);
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (port, tenants)
+    }
+
+    fn config(spool: &Path, endpoints: &[(&str, u16, &str)]) -> Config {
+        let mut text = format!("[spool]\ndirectory = \"{}\"\n", spool.display());
+        for (name, port, tenant) in endpoints {
+            text += &format!(
+                "[[export]]\nname = \"{name}\"\nprotocol = \"pyroscope\"\nurl = \"http://127.0.0.1:{port}\"\ntenant = \"{tenant}\"\n"
+            );
+        }
+        toml::from_str(&text).unwrap()
+    }
+
+    fn window() -> Arc<Window> {
+        let mut profile = Profile::default();
+        profile.add(Default::default(), &[], 1);
+        let identity = Arc::new(Identity { service: "shop".to_owned(), ..Identity::default() });
+        let processes = vec![ProcessProfile { identity, profile }];
+        Arc::new(Window { started: std::time::SystemTime::now(), seconds: 15.0, processes })
+    }
+
+    async fn next(tenants: &mut mpsc::UnboundedReceiver<String>) -> String {
+        tokio::time::timeout(Duration::from_secs(30), tenants.recv()).await.expect("nothing is sent").unwrap()
+    }
+
+    fn waiting(spool: &Path, name: &str) -> usize {
+        std::fs::read_dir(spool.join(name)).unwrap().count() - 1
+    }
+
+    #[tokio::test]
+    async fn a_new_configuration_leaves_alone_what_is_the_same_and_loses_nothing() {
+        let spool = tempfile::tempdir().unwrap();
+        let metrics = ExportMetrics::default();
+        let (down, _unread) = server(StatusCode::SERVICE_UNAVAILABLE).await;
+        let (up, mut tenants) = server(StatusCode::OK).await;
+        let first = config(spool.path(), &[("same", up, "a"), ("gone", down, "b"), ("moved", down, "c")]);
+        let mut exporters = Exporters::start(&first.export, &first.spool, &metrics).unwrap();
+        exporters.push(window());
+        assert_eq!(next(&mut tenants).await, "a");
+
+        // One that cannot be changes nothing.
+        let bad = config(spool.path(), &[("same", up, "x"), ("same", up, "y")]);
+        let why = exporters.reload(&bad.export, &bad.spool).await.unwrap_err().to_string();
+        assert!(why.contains("Two endpoints are called"), "{why}");
+
+        let second = config(spool.path(), &[("same", up, "a"), ("moved", up, "d"), ("new", up, "e")]);
+        exporters.reload(&second.export, &second.spool).await.unwrap();
+        assert_eq!(next(&mut tenants).await, "d", "what has waited is sent to where the endpoint is now");
+        assert_eq!(waiting(spool.path(), "gone"), 1);
+        exporters.push(window());
+        let mut now = [next(&mut tenants).await, next(&mut tenants).await, next(&mut tenants).await];
+        now.sort();
+        assert_eq!(now, ["a", "d", "e"]);
+
+        // It is free for another daemon, or for the same endpoint again.
+        let third = config(spool.path(), &[("gone", up, "f")]);
+        exporters.reload(&third.export, &third.spool).await.unwrap();
+        assert_eq!(next(&mut tenants).await, "f");
+        exporters.flush(Duration::from_secs(30)).await;
+        assert_eq!(waiting(spool.path(), "gone"), 0);
+    }
+
+    #[tokio::test]
+    async fn the_end_sends_what_was_pushed_or_leaves_it_in_the_spool() {
+        let spool = tempfile::tempdir().unwrap();
+        let metrics = ExportMetrics::default();
+        let (down, _unread) = server(StatusCode::SERVICE_UNAVAILABLE).await;
+        let (up, mut tenants) = server(StatusCode::OK).await;
+        let both = config(spool.path(), &[("up", up, "a"), ("down", down, "b")]);
+        let exporters = Exporters::start(&both.export, &both.spool, &metrics).unwrap();
+        let again = Exporters::start(&both.export, &both.spool, &metrics).unwrap_err().to_string();
+        assert!(again.contains("Another luaflame daemon"), "{again}");
+        exporters.push(window());
+        exporters.push(window());
+        exporters.flush(Duration::from_secs(1)).await;
+        assert_eq!([next(&mut tenants).await, next(&mut tenants).await], ["a", "a"]);
+        assert_eq!((waiting(spool.path(), "up"), waiting(spool.path(), "down")), (0, 2));
+    }
+
+    #[test]
+    fn names_of_endpoints_are_safe_for_paths() {
+        for name in ["", "..", "a/b", "a b", "ä"] {
+            let config = config(Path::new("/nowhere"), &[(name, 1, "a")]);
+            assert!(check(&config.export).is_err(), "{name:?}");
+        }
+        assert!(check(&config(Path::new("/nowhere"), &[("a-B_1", 1, "a")]).export).is_ok());
+    }
+}

@@ -227,3 +227,123 @@ struct RawSample {
 
 #[derive(Clone, PartialEq, Message)]
 struct PushResponse {}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::sync::Arc;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+    use crate::daemon::config::Config;
+
+    fn pyroscope() -> Pyroscope {
+        let text = "[[export]]\nname = \"a\"\nprotocol = \"pyroscope\"\nurl = \"http://localhost:1\"";
+        Pyroscope::new(&toml::from_str::<Config>(text).unwrap().export[0]).unwrap()
+    }
+
+    fn identity() -> Identity {
+        Identity { pid: 7, service: "shop".to_owned(), command: "nginx".to_owned(), ..Identity::default() }
+    }
+
+    /// What is sent of one process: of each request its labels and its profile.
+    fn sent(profile: Profile) -> (Vec<(Vec<LabelPair>, pprof::message::Profile)>, u64) {
+        let process = ProcessProfile { identity: Arc::new(identity()), profile };
+        let started = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let window = Window { started, seconds: 15.0, processes: vec![process] };
+        let Encoded { bodies, left_out } = pyroscope().encode(&window, &window.services()["shop"]);
+        let read = |body: Vec<u8>| {
+            let [series] = <[_; 1]>::try_from(PushRequest::decode(&*body).unwrap().series).unwrap();
+            let [RawSample { raw_profile }] = <[_; 1]>::try_from(series.samples).unwrap();
+            let mut plain = Vec::new();
+            flate2::read::GzDecoder::new(&*raw_profile).read_to_end(&mut plain).unwrap();
+            assert!(plain.len() <= MOST_BYTES);
+            (series.labels, pprof::message::Profile::decode(&*plain).unwrap())
+        };
+        (bodies.into_iter().map(read).collect(), left_out)
+    }
+
+    fn frame(profile: &mut Profile, name: &str) -> FrameId {
+        let name = Some(name.into());
+        profile.frame(Frame { kind: FrameKind::Native, name, file: None, first_line: 0, line: 0, unresolved: false })
+    }
+
+    #[test]
+    fn a_process_is_a_series_and_its_samples_have_no_labels() {
+        let mut profile = Profile::default();
+        let main = frame(&mut profile, "main");
+        for tid in 0..3 {
+            profile.add(Origin { pid: 7, tid, ..Origin::default() }, &[main], 2);
+        }
+        let (sent, left_out) = sent(profile);
+        let [(labels, profile)] = &*sent else { panic!("{} requests", sent.len()) };
+        let labels: Vec<_> = labels.iter().map(|label| (&*label.name, &*label.value)).collect();
+        let wanted = [("__name__", "process_cpu"), ("command", "nginx"), ("pid", "7"), ("service_name", "shop")];
+        assert_eq!((&*labels, left_out), (&wanted[..], 0));
+        let [sample] = &*profile.sample else { panic!("{} samples", profile.sample.len()) };
+        assert!(sample.label.is_empty() && sample.value[0] == 6);
+        assert_eq!((profile.time_nanos, profile.duration_nanos), (1_700_000_000_000_000_000, 15_000_000_000));
+    }
+
+    #[test]
+    fn a_large_profile_is_sent_in_parts_of_different_times() {
+        let mut profile = Profile::default();
+        for number in 0..40_000 {
+            let stack = [frame(&mut profile, "main"), frame(&mut profile, &format!("{number:050}"))];
+            profile.add(Origin::default(), &stack, 1);
+        }
+        let (sent, left_out) = sent(profile);
+        let samples: usize = sent.iter().map(|(_, profile)| profile.sample.len()).sum();
+        assert_eq!((samples, left_out), (40_000, 0));
+        assert!(sent.iter().all(|(_, profile)| profile.sample.len() <= MOST_SAMPLES));
+        for pair in sent.windows(2) {
+            assert!(pair[0].1.time_nanos / 1_000_000 < pair[1].1.time_nanos / 1_000_000);
+        }
+    }
+
+    #[test]
+    fn a_deep_stack_keeps_its_root_and_its_leaf() {
+        let mut profile = Profile::default();
+        let stack: Vec<_> = (0..3000).map(|number| frame(&mut profile, &number.to_string())).collect();
+        profile.add(Origin::default(), &stack, 1);
+        let (sent, _) = sent(profile);
+        let profile = &sent[0].1;
+        let name = |id: u64| {
+            let function = profile.location[id as usize - 1].line[0].function_id;
+            &*profile.string_table[profile.function[function as usize - 1].name as usize]
+        };
+        let names: Vec<_> = profile.sample[0].location_id.iter().rev().map(|id| name(*id)).collect();
+        assert_eq!((names.len(), names[0], names[499], names[501], names[999]), (1000, "0", "499", "2501", "2999"));
+        assert!(names[500].contains("truncated"), "{}", names[500]);
+    }
+
+    #[test]
+    fn labels_are_what_pyroscope_takes() {
+        let more = [("a.b", "1"), ("a-b", "2"), ("9lives", "3"), ("__name__", "4"), ("pid", "5"), ("empty", "")];
+        let more = more.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let mut identity = Identity { labels: more.into(), ..identity() };
+        identity.labels.insert("long".into(), "\u{1f600}".repeat(5000));
+        let (found, left_out) = labels(&identity);
+        let value = |name: &str| found.iter().find(|label| label.name == name).map(|label| &*label.value);
+        assert_eq!((value("a_b"), left_out), (Some("2"), 1), "the first of two that are called the same");
+        assert_eq!((value("_9lives"), value("_name__"), value("pid")), (Some("3"), Some("4"), Some("7")));
+        assert_eq!((value("empty"), value("__name__")), (None, Some("process_cpu")));
+        assert!(found.iter().all(|label| label.value.len() <= 2048 && label.name.len() <= 1024));
+        assert!(found.is_sorted_by(|one, other| one.name < other.name));
+
+        identity.labels = (0..100).map(|number| (format!("label{number}"), "x".to_owned())).collect();
+        let (found, left_out) = labels(&identity);
+        assert_eq!((found.len(), left_out), (MOST_LABELS, 100 + 4 - MOST_LABELS));
+        assert!(found.iter().any(|label| label.name == "service_name"));
+    }
+
+    #[test]
+    fn an_answer_must_be_one_of_the_protocol() {
+        let answer = |content_type: &str, body: &[u8]| {
+            understood(&Answer { content_type: content_type.to_owned(), body: body.to_vec() })
+        };
+        assert_eq!(answer("application/proto", b""), Ok((0, None)));
+        assert!(answer("application/proto", b"<html>").is_err());
+        assert!(answer("text/html", b"").is_err());
+    }
+}

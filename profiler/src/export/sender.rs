@@ -246,3 +246,215 @@ impl Backoff {
         is_new
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::path::{Path, PathBuf};
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::export::endpoint::Sending;
+    use crate::export::metrics::ExportMetrics;
+    use crate::profile::window::{Identity, ProcessProfile};
+
+    const NAME: &str = "test";
+    const LIMITS: Limits = Limits { disk: 1 << 20, memory: 1 << 20, age: Duration::from_hours(1) };
+
+    /// It answers what it has been told to, and after that takes everything.
+    #[derive(Debug, Default)]
+    struct Told {
+        answers: Mutex<VecDeque<Outcome>>,
+        /// What was sent, and when.
+        asked: Mutex<Vec<(String, Instant)>>,
+        /// It never answers.
+        is_stuck: bool,
+    }
+
+    impl Told {
+        fn answering(answers: impl Into<VecDeque<Outcome>>) -> Arc<Told> {
+            Arc::new(Told { answers: Mutex::new(answers.into()), ..Told::default() })
+        }
+
+        fn asked(&self) -> Vec<String> {
+            self.asked.lock().unwrap().iter().map(|(body, _)| body.clone()).collect()
+        }
+
+        /// The time between attempts.
+        fn pauses(&self) -> Vec<Duration> {
+            self.asked.lock().unwrap().windows(2).map(|pair| pair[1].1 - pair[0].1).collect()
+        }
+    }
+
+    impl Endpoint for Told {
+        fn encode(&self, _: &Window, processes: &[&ProcessProfile]) -> Encoded {
+            let bodies = processes.iter().map(|process| process.identity.service.clone().into_bytes());
+            Encoded { bodies: bodies.collect(), left_out: 0 }
+        }
+
+        fn send<'a>(&'a self, body: Bytes) -> Sending<'a> {
+            Box::pin(async move {
+                self.asked.lock().unwrap().push((String::from_utf8(body.to_vec()).unwrap(), Instant::now()));
+                if self.is_stuck {
+                    std::future::pending::<()>().await;
+                }
+                let answer = self.answers.lock().unwrap().pop_front();
+                answer.unwrap_or(Outcome::Taken { rejected: 0, why: None })
+            })
+        }
+    }
+
+    fn later(after: Option<u64>) -> Outcome {
+        Outcome::Later { status: "503".into(), why: "too much".into(), after: after.map(Duration::from_secs) }
+    }
+
+    fn window(services: &[&str]) -> Arc<Window> {
+        let process = |service: &&str| ProcessProfile {
+            identity: Arc::new(Identity { service: (*service).to_owned(), ..Identity::default() }),
+            profile: crate::profile::Profile::default(),
+        };
+        let processes = services.iter().map(process).collect();
+        Arc::new(Window { started: SystemTime::now(), seconds: 15.0, processes })
+    }
+
+    fn start(endpoint: Arc<dyn Endpoint>, directory: Option<&Path>) -> (Sender, ExportMetrics) {
+        let all = ExportMetrics::default();
+        let metrics = all.of(NAME);
+        let now = Instant::now().into_std();
+        let directory = directory.map(Path::to_owned);
+        let queue = Queue::open(directory, "pyroscope", LIMITS, metrics.clone(), now).unwrap();
+        (Sender::start(endpoint, queue, metrics), all)
+    }
+
+    async fn until(condition: impl Fn() -> bool) {
+        let waited = async {
+            while !condition() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_hours(10), waited).await.expect("it does not happen");
+    }
+
+    fn in_an_hour() -> Instant {
+        Instant::now() + Duration::from_hours(1)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_could_not_be_sent_is_sent_in_order_with_growing_pauses() {
+        let endpoint = Told::answering(vec![later(None); 9]);
+        let (sender, metrics) = start(endpoint.clone(), None);
+        sender.push(window(&["a", "b"]));
+        sender.push(window(&["c"]));
+        until(|| metrics.of(NAME).taken() == 3).await;
+        let asked = endpoint.asked();
+        assert_eq!(asked, ["a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "b", "c"]);
+        for (pause, longest) in endpoint.pauses().iter().zip([2, 4, 8, 16, 32, 60, 60, 60, 60]) {
+            let longest = Duration::from_secs(longest);
+            assert!(*pause >= longest / 2 && *pause < longest + Duration::from_secs(1), "{pause:?} of {longest:?}");
+        }
+        sender.finish(in_an_hour(), true).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_says_how_long_to_wait_and_not_more_than_five_minutes() {
+        let endpoint = Told::answering([later(Some(100)), later(Some(1_000_000)), later(Some(0))]);
+        let (sender, metrics) = start(endpoint.clone(), None);
+        sender.push(window(&["a"]));
+        until(|| metrics.of(NAME).taken() == 1).await;
+        let pauses: Vec<_> = endpoint.pauses().iter().map(Duration::as_secs).collect();
+        assert_eq!(pauses[..2], [100, 300]);
+        assert!((4..=8).contains(&pauses[2]), "{pauses:?}");
+        sender.finish(in_an_hour(), true).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_is_dropped_and_counted_and_the_next_is_sent() {
+        let refused = Outcome::Refused { status: "400".into(), why: "no".into() };
+        let endpoint = Told::answering([refused, Outcome::Taken { rejected: 2, why: Some("bad".into()) }]);
+        let (sender, metrics) = start(endpoint.clone(), None);
+        sender.push(window(&["a", "b"]));
+        until(|| metrics.of(NAME).taken() == 1).await;
+        assert_eq!((endpoint.asked(), metrics.dropped(NAME, Reason::Refused)), (vec!["a".into(), "b".into()], 1));
+        let mut registry = prometheus_client::registry::Registry::default();
+        metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            r#"export_sent_total{endpoint="test"} 1"#,
+            r#"export_sent_bytes_total{endpoint="test"} 1"#,
+            r#"export_answers_total{endpoint="test",status="400"} 1"#,
+            r#"export_dropped_total{endpoint="test",reason="refused"} 1"#,
+            r#"export_rejected_parts_total{endpoint="test"} 2"#,
+        ] {
+            assert!(text.contains(line), "{line} is not in {text}");
+        }
+        sender.finish(in_an_hour(), true).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn too_many_windows_are_dropped_and_counted_and_nobody_waits() {
+        let endpoint = Told::answering([]);
+        let (sender, metrics) = start(endpoint.clone(), None);
+        // On this runtime no task runs meanwhile.
+        for _ in 0..10 {
+            sender.push(window(&["a", "b"]));
+        }
+        assert_eq!(metrics.dropped(NAME, Reason::Busy), 2 * (10 - WINDOWS as u64));
+        sender.finish(in_an_hour(), true).await;
+        assert_eq!(endpoint.asked().len(), 2 * WINDOWS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_comes_in_time_and_the_rest_is_sent_after_the_next_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let stuck = Arc::new(Told { is_stuck: true, ..Told::default() });
+        let (sender, metrics) = start(stuck.clone(), Some(directory.path()));
+        sender.push(window(&["a", "b", "c"]));
+        let before = Instant::now();
+        sender.finish(before + Duration::from_secs(10), true).await;
+        assert_eq!(before.elapsed().as_secs(), 10);
+        assert_eq!((stuck.asked(), metrics.dropped(NAME, Reason::Stopped)), (vec!["a".to_owned()], 0));
+
+        let endpoint = Told::answering([]);
+        let (sender, metrics) = start(endpoint.clone(), Some(directory.path()));
+        until(|| metrics.of(NAME).taken() == 3).await;
+        assert_eq!(endpoint.asked(), ["a", "b", "c"]);
+        sender.finish(in_an_hour(), true).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_does_not_wait_for_a_pause_and_what_is_in_no_spool_is_counted_as_lost() {
+        let endpoint = Told::answering(vec![later(Some(300)); 2]);
+        let (sender, metrics) = start(endpoint.clone(), None);
+        sender.push(window(&["a", "b"]));
+        until(|| endpoint.asked().len() == 1).await;
+        sender.finish(Instant::now() + Duration::from_secs(10), true).await;
+        assert_eq!((endpoint.asked().len(), metrics.dropped(NAME, Reason::Stopped)), (2, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_endpoint_is_sent_to_at_once() {
+        let (down, up) = (Told::answering(vec![later(Some(300)); 2]), Told::answering([]));
+        let (sender, metrics) = start(down.clone(), None);
+        sender.push(window(&["a"]));
+        until(|| down.asked().len() == 1).await;
+        let before = Instant::now();
+        sender.change(up.clone(), "pyroscope", LIMITS).await;
+        until(|| metrics.of(NAME).taken() == 1).await;
+        assert!(before.elapsed() < Duration::from_secs(1));
+        assert_eq!(up.asked(), ["a"]);
+        sender.finish(in_an_hour(), true).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_spool_that_is_a_file_loses_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path: PathBuf = directory.path().join("spool");
+        std::fs::write(&path, "").unwrap();
+        let endpoint = Told::answering([]);
+        let (sender, metrics) = start(endpoint.clone(), Some(&path));
+        sender.push(window(&["a", "b"]));
+        until(|| metrics.of(NAME).taken() == 2).await;
+        sender.finish(in_an_hour(), true).await;
+    }
+}
