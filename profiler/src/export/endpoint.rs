@@ -9,6 +9,8 @@ use anyhow::{Context, bail, ensure};
 use prost::bytes::Bytes;
 use reqwest::Url;
 
+use super::otlp::{OtlpGrpc, OtlpHttp};
+use super::parca::Parca;
 use super::pyroscope::Pyroscope;
 use crate::daemon::config::{Export, Protocol};
 use crate::profile::window::{ProcessProfile, Window};
@@ -72,9 +74,9 @@ pub trait Endpoint: Debug + Send + Sync {
 pub fn endpoint(config: &Export) -> anyhow::Result<Arc<dyn Endpoint>> {
     let endpoint: anyhow::Result<Arc<dyn Endpoint>> = match config.protocol {
         Protocol::Pyroscope => Pyroscope::new(config).map(|endpoint| Arc::new(endpoint) as _),
-        Protocol::Parca | Protocol::OtlpGrpc | Protocol::OtlpHttp => {
-            Err(anyhow::anyhow!("{:?} is not there yet", config.protocol))
-        }
+        Protocol::Parca => Parca::new(config).map(|endpoint| Arc::new(endpoint) as _),
+        Protocol::OtlpGrpc => OtlpGrpc::new(config).map(|endpoint| Arc::new(endpoint) as _),
+        Protocol::OtlpHttp => OtlpHttp::new(config).map(|endpoint| Arc::new(endpoint) as _),
     };
     endpoint.with_context(|| format!("The endpoint {:?} cannot be sent to", config.name))
 }

@@ -6,8 +6,11 @@
 
 pub mod credentials;
 pub mod endpoint;
+pub mod grpc;
 pub mod http;
 pub mod metrics;
+pub mod otlp;
+pub mod parca;
 pub mod pyroscope;
 pub mod queue;
 pub mod sender;

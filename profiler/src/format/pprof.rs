@@ -92,8 +92,17 @@ pub fn converted(profile: &Profile, lines: Lines) -> message::Profile {
 pub(crate) const OURS: &str = "luaflame: ";
 
 /// Nanoseconds of CPU time that one sample stands for; 0 when that is unknown.
-fn period(meta: &Meta) -> i64 {
+pub fn period(meta: &Meta) -> i64 {
     1_000_000_000_i64.checked_div(meta.frequency.into()).unwrap_or_default()
+}
+
+/// The module that a frame's code is in, if it is in one.
+pub fn module(frame: &Frame) -> Option<&str> {
+    match (frame.kind, named_file(frame)) {
+        (FrameKind::Kernel, module) => Some(module.unwrap_or(KERNEL)),
+        (FrameKind::Native | FrameKind::NativeInlined, module) => module,
+        _ => None,
+    }
 }
 
 fn started(meta: &Meta) -> i64 {
@@ -110,8 +119,8 @@ fn comments(meta: &Meta, counters: &Counters) -> Vec<String> {
     ]
 }
 
-fn module(frame: &Frame) -> Option<&str> {
-    frame.file.as_deref().filter(|module| !module.trim().is_empty())
+fn named_file(frame: &Frame) -> Option<&str> {
+    frame.file.as_deref().filter(|file| !file.trim().is_empty())
 }
 
 /// The frames of a stack, root first, by the place in code that they share: a native function and what is inlined there.
@@ -119,7 +128,7 @@ fn places<'a>(profile: &Profile, stack: &'a [FrameId]) -> impl Iterator<Item = &
     stack.chunk_by(|one, next| {
         let (one, next) = (profile.get(*one), profile.get(*next));
         let native = matches!(one.kind, FrameKind::Native | FrameKind::NativeInlined);
-        native && next.kind == FrameKind::NativeInlined && module(one) == module(next)
+        native && next.kind == FrameKind::NativeInlined && named_file(one) == named_file(next)
     })
 }
 
@@ -210,7 +219,7 @@ impl Tables {
 
     /// The number of the module that a frame's code is in, or 0 for code that is in none.
     fn mapping(&mut self, frame: &Frame) -> u64 {
-        let module = match (mapping_name(frame.kind), module(frame)) {
+        let module = match (mapping_name(frame.kind), named_file(frame)) {
             (Some(name), _) => name.to_owned(),
             (None, Some(module)) if frame.kind == FrameKind::Kernel && !module.starts_with('[') => {
                 format!("[{}]", printable(module, FILE_NAME_LIMIT))
