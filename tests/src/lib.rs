@@ -13,6 +13,7 @@ pub mod nginx;
 pub mod paths;
 pub mod process;
 pub mod programs;
+pub mod receivers;
 pub mod shares;
 pub mod stacks;
 pub mod terminal;

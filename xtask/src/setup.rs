@@ -2,6 +2,8 @@
 //!
 //! Says what it installs and why before it does; what is there already is left as it is.
 
+mod go;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -60,6 +62,7 @@ pub fn everything() -> Result<()> {
     install(&[NGINX, MODULES, PRIVILEGES, COMPILER, FUZZING, MEASURING, PROBE])?;
     luajit()?;
     hosts()?;
+    go::programs()?;
     bpf_linker()?;
     static_library()?;
     cargo_deb()?;
@@ -82,7 +85,8 @@ pub fn for_demo() -> Result<()> {
 pub fn for_tests() -> Result<()> {
     install(&[NGINX, MODULES, PRIVILEGES, COMPILER])?;
     luajit()?;
-    hosts()
+    hosts()?;
+    go::programs()
 }
 
 /// What `cargo xtask fuzz` needs.

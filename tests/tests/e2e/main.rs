@@ -7,6 +7,7 @@ mod capture;
 mod cli;
 mod documents;
 mod dump;
+mod exports;
 mod formats;
 mod hostile;
 mod hosts;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         capture::tests(),
         formats::tests(),
         dump::tests(),
+        exports::tests(),
     ];
     let tests = rooms.into_iter().flatten();
     let trials = tests
