@@ -245,7 +245,10 @@ impl Decoder for Raw {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::profile::Profile;
 
     fn outcome(code: Code, message: &str) -> Outcome {
         failed(&Status::new(code, message))
@@ -264,6 +267,22 @@ mod tests {
         assert_eq!(outcome(Code::ResourceExhausted, large), refused);
         let later = Outcome::Later { status: "Unavailable".to_owned(), why: "a\\nb".to_owned(), after: None };
         assert_eq!(outcome(Code::Unavailable, "a\nb"), later);
+    }
+
+    #[test]
+    fn processes_go_into_as_few_messages_as_they_fit_in() {
+        let profile = || ProcessProfile { identity: Arc::default(), profile: Profile::default() };
+        let processes = [profile(), profile(), profile(), profile(), profile()];
+        let processes: Vec<_> = processes.iter().collect();
+        let sizes = |size: usize| {
+            let bodies = bodies(&processes, &|processes| vec![0; processes.len() * size]);
+            bodies.iter().map(|body| body.len() / size).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(1), [5]);
+        assert_eq!(sizes(1 << 20), [2, 3]);
+        // One alone is sent however large it is: the endpoint may take it.
+        assert_eq!(sizes(4 << 20), [1, 1, 1, 1, 1]);
+        assert!(bodies(&[], &|_| vec![0]).is_empty());
     }
 
     #[test]
