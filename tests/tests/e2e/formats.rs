@@ -87,6 +87,9 @@ fn all(script: &str, function: &str) -> Result<()> {
     let replayed = message(&drawn("a.pb.gz", &[])?)?;
     ensure!(replayed.time_nanos / 1_000_000 == live.time_nanos / 1_000_000, "the capture has another time");
     holds("pprof", pprof(&replayed, function)?)?;
+    let (from_pprof, again) = (text("a.pb.gz")?, text("again.collapsed")?);
+    run(&["report", &from_pprof, "-o", &again])?.success()?;
+    ensure!(fs::read(&again)? == fs::read(path("a.collapsed"))?, "drawn from pprof it is not what the capture is");
     holds("pprof by option", pprof(&message(&drawn("a.bin", &["-f", "pprof"])?)?, function)?)?;
     holds("speedscope", speedscope(&drawn("a.speedscope.json", &[])?, function)?)?;
     holds("firefox", firefox(&drawn("a.firefox.json", &[])?, function)?)?;
@@ -174,15 +177,17 @@ fn pprof(profile: &Profile, function: &str) -> Result<Found> {
     }
     let mut names = HashMap::new();
     for location in &profile.location {
-        let line = location.line.first().context("a location without a function")?;
-        names.insert(location.id, *functions.get(&line.function_id).context("a function")?);
+        let there: Option<Vec<&str>> =
+            location.line.iter().map(|line| functions.get(&line.function_id).copied()).collect();
+        let there = there.filter(|there| !there.is_empty()).context("a location without a function")?;
+        names.insert(location.id, there);
     }
     let mut found = Found { samples: 0, with: 0 };
     for sample in &profile.sample {
         let count = u64::try_from(*sample.value.first().context("a count")?)?;
         found.samples += count;
-        let stack: Option<Vec<&str>> = sample.location_id.iter().map(|id| names.get(id).copied()).collect();
-        if stack.context("a location")?.iter().any(|name| name.contains(function)) {
+        let stack: Option<Vec<&Vec<&str>>> = sample.location_id.iter().map(|id| names.get(id)).collect();
+        if stack.context("a location")?.into_iter().flatten().any(|name| name.contains(function)) {
             found.with += count;
         }
     }
