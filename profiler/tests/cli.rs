@@ -44,6 +44,25 @@ fn help_of_dump_warns_of_what_values_are() {
 }
 
 #[test]
+fn a_configuration_of_the_daemon_is_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |text: &str| {
+        fs::write(folder.path().join("luaflame.toml"), text).unwrap();
+        luaflame(folder.path(), &["daemon", "--check-config", "--config", "luaflame.toml"])
+    };
+    let good = check("[sampling]\nfrequency = 29\n");
+    assert!(good.status.success());
+    assert!(String::from_utf8(good.stdout).unwrap().contains("29 in a second"));
+    let wrong = check("[sampling]\nfrequency = 0\nwindow = \"1h\"\n");
+    let said = String::from_utf8(wrong.stderr).unwrap();
+    assert_eq!(wrong.status.code(), Some(1), "{said}");
+    assert!(wrong.stdout.is_empty() && said.contains("`frequency` is 0") && said.contains("`window` is"), "{said}");
+    let none = check("[sampling]\nfrequncy = 19\n");
+    let said = String::from_utf8(none.stderr).unwrap();
+    assert!(none.status.code() == Some(1) && said.contains("Line 2, column 1"), "{said}");
+}
+
+#[test]
 fn usage_errors_exit_with_2() {
     for arguments in [
         &[][..],

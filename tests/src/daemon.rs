@@ -165,13 +165,11 @@ impl Daemon {
     /// # Errors
     /// When it does not answer.
     pub fn get(&self, path: &str) -> Result<Answer> {
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(LIMIT))
-            .build()
-            .into();
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(LIMIT)).build().into();
         let mut answer = agent.get(format!("http://{}{path}", self.address)).call()?;
-        let kind = answer.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_owned();
+        let kind =
+            answer.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_owned();
         let body = answer.body_mut().with_config().limit(256 << 20).read_to_vec()?;
         Ok(Answer { status: answer.status().as_u16(), kind, body })
     }

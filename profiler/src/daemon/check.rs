@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 
 use super::config::{Config, Export};
 use super::rules::Rules;
+use crate::export::endpoint::endpoint;
 
 /// Most samples per second and CPU: more are for `luaflame record`, by somebody who looks at what it costs.
 const MAX_FREQUENCY: u32 = 1000;
@@ -175,6 +176,7 @@ impl Config {
     fn check_exports(&self, problems: &mut Vec<String>) {
         let mut names = BTreeSet::new();
         for (export, number) in self.export.iter().zip(1..) {
+            let before = problems.len();
             let Export { name, .. } = export;
             let is_safe = |char: char| char.is_ascii_alphanumeric() || char == '-' || char == '_';
             if name.is_empty() || name.len() > ENDPOINT_NAME_LIMIT || !name.chars().all(is_safe) {
@@ -203,6 +205,10 @@ impl Config {
             let files = files.into_iter().filter_map(|(name, file)| Some((name, file.as_ref()?)));
             for (name, file) in files.chain(export.header_files.values().map(|file| ("header_files", file))) {
                 problems.extend(wrong_file(file).map(|problem| format!("export: `{name}` {of} is {problem}.")));
+            }
+            // What the protocol makes of its URL, its headers and its certificates.
+            if problems.len() == before {
+                problems.extend(endpoint(export).err().map(|error| format!("export: {error:#}.")));
             }
         }
     }
@@ -366,6 +372,7 @@ mod tests {
         assert!(problem(&export("a", "token_file = \"token\"")).contains("`token_file`"));
         assert!(problem(&export("a", "tls.ca_file = \"/no/such/file\"")).contains("No such file"));
         assert!(problem(&export("a", "header_files.authorization = \"/no/such/file\"")).contains("`header_files`"));
+        assert!(problem(&export("a", "headers = { 'a b' = 'c' }")).contains("is not the name of a header"));
         assert!(problems(&(export("a", "") + &export("b-B_1", ""))).is_empty());
     }
 

@@ -5,6 +5,7 @@
 
 mod capture;
 mod cli;
+mod daemon_privileges;
 mod documents;
 mod dump;
 mod exports;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         hosts::tests(),
         cli::tests(),
         top::tests(),
+        daemon_privileges::tests(),
         privileges::tests(),
         documents::tests(),
         hostile::tests(),
