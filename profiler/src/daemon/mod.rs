@@ -16,5 +16,5 @@ pub mod privileges;
 pub mod rules;
 pub mod run;
 pub mod sampler;
-pub mod windows;
 pub mod store;
+pub mod windows;

@@ -3,3 +3,4 @@
 pub mod collector;
 pub mod parca;
 pub mod pprof_tool;
+pub mod pyroscope;

@@ -16,6 +16,7 @@ mod lines;
 mod names;
 mod nginx;
 mod privileges;
+mod pyroscope;
 mod top;
 mod truth;
 
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         formats::tests(),
         dump::tests(),
         exports::tests(),
+        pyroscope::tests(),
     ];
     let tests = rooms.into_iter().flatten();
     let trials = tests
