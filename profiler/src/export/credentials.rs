@@ -31,7 +31,8 @@ impl Credentials {
     /// Those of a configuration. Files are not read yet.
     ///
     /// # Errors
-    /// When a name is not one of a header, is given twice, or is one that the protocol sets itself, or a value is not one of a header.
+    /// When a name is not one of a header, is given twice, or is one that the protocol sets itself, or a value is
+    /// not one of a header.
     pub fn new(config: &Export) -> anyhow::Result<Credentials> {
         let mut fixed = HeaderMap::new();
         let mut files: Vec<(HeaderName, &'static str, PathBuf)> = Vec::new();

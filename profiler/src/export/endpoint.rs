@@ -32,7 +32,8 @@ pub enum Outcome {
         /// What the endpoint says about it, made [`printable`](crate::format::label::printable).
         why: String,
     },
-    /// It may be taken later: there is no connection, no answer in time, an answer that is not understood, an endpoint with
+    /// It may be taken later: there is no connection, no answer in time, an answer that is not understood, an
+    /// endpoint with
     /// too much to do, or one that does not believe who we are, since tokens and certificates are renewed.
     Later {
         /// The status of the answer, or one word for what there was instead of one: `connection`, `timeout`, `answer`,
@@ -59,10 +60,12 @@ pub type Sending<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
 
 /// Where profiles are sent.
 pub trait Endpoint: Debug + Send + Sync {
-    /// The requests that tell it of processes in a window, all of one service. It takes CPU time, and waits for nothing.
+    /// The requests that tell it of processes in a window, all of one service. It takes CPU time, and waits for
+    /// nothing.
     fn encode(&self, window: &Window, processes: &[&ProcessProfile]) -> Encoded;
 
-    /// Sends one of these bodies, which this or an earlier run of the program has encoded. It ends in the time that the configuration gives
+    /// Sends one of these bodies, which this or an earlier run of the program has encoded. It ends in the time that
+    /// the configuration gives
     /// to one request.
     fn send<'a>(&'a self, body: Bytes) -> Sending<'a>;
 }
@@ -84,7 +87,8 @@ pub fn endpoint(config: &Export) -> anyhow::Result<Arc<dyn Endpoint>> {
 /// The URL of a configuration, whose path ends without a `/`.
 ///
 /// # Errors
-/// When it is not one of `http` or `https` with a host, or it has a password or other parts that are not for it to have.
+/// When it is not one of `http` or `https` with a host, or it has a password or other parts that are not for it to
+/// have.
 pub fn url(config: &Export) -> anyhow::Result<Url> {
     // The URL itself may hold a password, and is not told.
     let url = Url::parse(&config.url).context("`url` is not a URL such as https://profiles.example.com")?;

@@ -32,7 +32,8 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// What an answer says: the parts that were rejected and why, or how it is not one of the protocol, as the end of a sentence that begins with
+/// What an answer says: the parts that were rejected and why, or how it is not one of the protocol, as the end of a
+/// sentence that begins with
 /// "The endpoint has answered".
 pub type Understood = Result<(u64, Option<String>), String>;
 
@@ -47,7 +48,8 @@ pub struct Http {
 }
 
 impl Http {
-    /// `path` is that of the protocol, beginning with `/`, which the configuration can replace; `headers` say what bodies are.
+    /// `path` is that of the protocol, beginning with `/`, which the configuration can replace; `headers` say what
+    /// bodies are.
     ///
     /// # Errors
     /// When the configuration cannot be, or a certificate cannot be read.

@@ -66,7 +66,8 @@ pub fn check(exports: &[Export]) -> anyhow::Result<()> {
 }
 
 impl Exporters {
-    /// Starts to send to each endpoint what waits for it, and what will be pushed. It needs the context of a tokio runtime.
+    /// Starts to send to each endpoint what waits for it, and what will be pushed. It needs the context of a tokio
+    /// runtime.
     ///
     /// # Errors
     /// When an endpoint cannot be, or another daemon uses its spool.
@@ -85,7 +86,8 @@ impl Exporters {
         }
     }
 
-    /// Goes on with another configuration. Endpoints that are the same go on undisturbed, what was spooled for those that are no more stays in
+    /// Goes on with another configuration. Endpoints that are the same go on undisturbed, what was spooled for those
+    /// that are no more stays in
     /// the spool, and those that have changed go on with what waits for them.
     ///
     /// # Errors
@@ -117,7 +119,8 @@ impl Exporters {
         Ok(())
     }
 
-    /// Ends: all that was pushed is written to the spool, and is sent as far as the time allows. The number of those that stay is
+    /// Ends: all that was pushed is written to the spool, and is sent as far as the time allows. The number of those
+    /// that stay is
     /// logged.
     pub async fn flush(self, within: Duration) {
         let deadline = Instant::now() + within;

@@ -1,11 +1,14 @@
 //! Pyroscope: `push.v1.PusherService/Push`, by the Connect protocol.
 //!
-//! Each process is a series, and a request is one profile of one series: Pyroscope answers for a request as a whole after it has taken a
+//! Each process is a series, and a request is one profile of one series: Pyroscope answers for a request as a whole
+//! after it has taken a
 //! part of it, so that with more of them it would be unknown what was taken.
 //!
-//! What it checks is in its `pkg/validation` and `pkg/distributor`. By its defaults it refuses profiles of more than 4 MiB or 16,000
+//! What it checks is in its `pkg/validation` and `pkg/distributor`. By its defaults it refuses profiles of more than
+//! 4 MiB or 16,000
 //! samples, and never has room for one of more than 2 MiB, its limit of what comes at once: larger profiles are sent in
-//! parts. It makes a series of each set of labels that samples have; ours have none there, or each worker would be a dozen
+//! parts. It makes a series of each set of labels that samples have; ours have none there, or each worker would be a
+//! dozen
 //! series. It cuts the leaves off stacks of more than 1,000 frames; those are cut in the middle here.
 
 use std::collections::BTreeMap;
@@ -129,7 +132,8 @@ fn labels(identity: &Identity) -> (Vec<LabelPair>, usize) {
     (labels.into_iter().map(|(name, value)| LabelPair { name, value }).collect(), left_out)
 }
 
-/// A name of letters, digits and `_` that does not begin with a digit, or with `__` like those that Pyroscope gives a meaning.
+/// A name of letters, digits and `_` that does not begin with a digit, or with `__` like those that Pyroscope gives
+/// a meaning.
 fn label_name(name: &str) -> String {
     let fit = |character: char| if character.is_ascii_alphanumeric() { character } else { '_' };
     let name: String = name.chars().take(NAME_LIMIT).map(fit).collect();

@@ -1,4 +1,5 @@
-//! The requests that wait for one endpoint, in the order of time: in a spool, and in memory for as long as there is none to
+//! The requests that wait for one endpoint, in the order of time: in a spool, and in memory for as long as there is
+//! none to
 //! be written.
 
 use std::collections::VecDeque;
@@ -34,7 +35,8 @@ pub struct Queue {
     memory_bytes: u64,
     /// The number of the next request.
     next: u64,
-    /// When requests with this number and the ones up to the next mark came: a limited number of marks, however many requests there are.
+    /// When requests with this number and the ones up to the next mark came: a limited number of marks, however many
+    /// requests there are.
     marks: VecDeque<(u64, Instant)>,
     taken: Option<Taken>,
     protocol: &'static str,
@@ -233,7 +235,8 @@ impl Queue {
         self.next += further;
     }
 
-    /// Remembers the ages of what was found. None is older than one before it, whatever the clock was when it was written.
+    /// Remembers the ages of what was found. None is older than one before it, whatever the clock was when it was
+    /// written.
     fn mark_found(&mut self, found: &[Found], now: Instant) {
         let later = std::mem::take(&mut self.marks);
         let mut age = Duration::MAX;

@@ -1,6 +1,7 @@
 //! One endpoint at work: windows come in, become requests that wait in a queue, and are sent one after the other.
 //!
-//! There are two tasks, which meet in the queue only. Whatever the endpoint does, windows are taken in; whatever the disk
+//! There are two tasks, which meet in the queue only. Whatever the endpoint does, windows are taken in; whatever the
+//! disk
 //! does, nobody waits who samples: what is too much is dropped and counted.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -97,7 +98,8 @@ impl Sender {
         self.shared.endpoint.send_replace(endpoint);
     }
 
-    /// Ends: all that was pushed is put into the queue, and is sent as far as there is time until the deadline. The rest stays
+    /// Ends: all that was pushed is put into the queue, and is sent as far as there is time until the deadline. The
+    /// rest stays
     /// in the spool, which is told.
     pub async fn finish(self, deadline: Instant, is_sent: bool) {
         let Sender { windows, shared, mut intake, mut sending } = self;
@@ -230,7 +232,8 @@ struct Backoff {
 }
 
 impl Backoff {
-    /// Twice as long each time, as it comes out by chance up to its half less, so that not all hosts come at the same moment; and never
+    /// Twice as long each time, as it comes out by chance up to its half less, so that not all hosts come at the
+    /// same moment; and never
     /// less than what the endpoint asks for.
     fn next(&mut self, after: Option<Duration>) -> Duration {
         let longest = (PAUSES.0 * 2_u32.saturating_pow(self.attempts + 1)).min(PAUSES.1);

@@ -1,7 +1,9 @@
 //! The directory in which requests wait: one file for each, named by its number, in the order of time.
 //!
-//! A file is a line that says what it is, with a checksum, and the body of the request. It is written under another name and moved
-//! into place, so that it is whole whatever becomes of this program. It is not forced to the disk: what a machine that loses power has not
+//! A file is a line that says what it is, with a checksum, and the body of the request. It is written under another
+//! name and moved
+//! into place, so that it is whole whatever becomes of this program. It is not forced to the disk: what a machine
+//! that loses power has not
 //! written is found by its checksum.
 //!
 //! Only the first and the last number and the sum of the sizes are kept in memory, however many files there are.
@@ -185,7 +187,8 @@ impl Spool {
         removed
     }
 
-    /// Makes sure that [`first`](Spool::first) is there, and says how many of the files that should be in the directory are not.
+    /// Makes sure that [`first`](Spool::first) is there, and says how many of the files that should be in the
+    /// directory are not.
     ///
     /// # Errors
     /// When the directory cannot be read.

@@ -1,4 +1,5 @@
-//! A server that takes what a Pyroscope server takes, by the rules that it publishes: `pkg/distributor` and `pkg/validation` of its
+//! A server that takes what a Pyroscope server takes, by the rules that it publishes: `pkg/distributor` and
+//! `pkg/validation` of its
 //! source, of August 2026, with the defaults of its configuration, and the Connect protocol for what it answers.
 
 use std::collections::BTreeMap;
