@@ -1,5 +1,6 @@
 //! Calls over gRPC, whose messages are bytes that have been encoded before.
 
+use std::error::Error;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -74,19 +75,27 @@ impl Grpc {
 
     /// Calls the method with an encoded message. `understand` tells what its answer says.
     pub async fn call(&self, body: Bytes, understand: impl FnOnce(&[u8]) -> Understood) -> Outcome {
+        // What is not answered in time is cancelled, which the server is told.
+        match tokio::time::timeout(self.timeout, self.try_call(body, understand)).await {
+            Ok(outcome) => outcome,
+            Err(_) => later("timeout", format!("The endpoint has not answered within {:?}", self.timeout)),
+        }
+    }
+
+    async fn try_call(&self, body: Bytes, understand: impl FnOnce(&[u8]) -> Understood) -> Outcome {
         let headers = match self.credentials.headers().await {
             Ok(headers) => headers,
             Err(why) => return later("credentials", why),
         };
         let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner).take();
         let channel = channel.unwrap_or_else(|| self.server.connect_lazy());
-        let answer = match tokio::time::timeout(self.timeout, self.unary(channel.clone(), headers, body)).await {
-            Ok(answer) => answer,
-            Err(_) => return later("timeout", format!("The endpoint has not answered within {:?}", self.timeout)),
-        };
-        if answer.as_ref().err().is_none_or(|status| std::error::Error::source(status).is_none()) {
-            *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
+        let answer = self.unary(channel.clone(), headers, body).await;
+        if let Err(status) = &answer
+            && status.source().is_some()
+        {
+            return later("connection", format!("There was no answer: {}", said(&causes(status))));
         }
+        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
         match answer {
             Err(status) => failed(&status),
             Ok(answer) => match understand(&answer) {
@@ -99,8 +108,7 @@ impl Grpc {
     async fn unary(&self, channel: Channel, headers: HeaderMap, body: Bytes) -> Result<Bytes, Status> {
         let mut client = Client::new(channel).max_decoding_message_size(ANSWER_LIMIT);
         client.ready().await.map_err(|error| Status::from_error(error.into()))?;
-        let mut request = Request::from_parts(MetadataMap::from_headers(headers), Default::default(), body);
-        request.set_timeout(self.timeout);
+        let request = Request::from_parts(MetadataMap::from_headers(headers), Default::default(), body);
         Ok(client.unary(request, self.method.clone(), Raw).await?.into_inner())
     }
 }
@@ -126,7 +134,7 @@ fn tls(files: TlsFiles) -> ClientTlsConfig {
 /// only what says that the message is too large is.
 fn failed(status: &Status) -> Outcome {
     let code = format!("{:?}", status.code());
-    let why = said(&causes(status));
+    let why = said(status.message());
     let after = retry_delay(status);
     let refused = match status.code() {
         Code::InvalidArgument | Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition => true,
@@ -151,9 +159,10 @@ fn later(status: &str, why: String) -> Outcome {
     Outcome::Later { status: status.to_owned(), why, after: None }
 }
 
+/// All that is known of a status that is not the server's.
 fn causes(status: &Status) -> String {
     let mut text = status.message().to_owned();
-    let mut cause = std::error::Error::source(status);
+    let mut cause = status.source();
     while let Some(error) = cause {
         let told = error.to_string();
         if !text.contains(&told) {
