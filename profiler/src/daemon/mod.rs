@@ -16,5 +16,6 @@ pub mod privileges;
 pub mod rules;
 pub mod run;
 pub mod sampler;
+pub mod server;
 pub mod store;
 pub mod windows;

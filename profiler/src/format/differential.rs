@@ -71,11 +71,15 @@ impl Side<'_> {
 
 /// How often a function was on the stack in both profiles, in percent of the samples of each.
 #[derive(Debug, Clone, PartialEq)]
-struct Change {
-    name: String,
-    class: Class,
-    before: f64,
-    after: f64,
+pub struct Change {
+    /// The label of the function.
+    pub name: String,
+    /// What it is.
+    pub class: Class,
+    /// Its share before.
+    pub before: f64,
+    /// Its share after.
+    pub after: f64,
     /// Standard error of the difference, as if each sample had been drawn by chance.
     error: f64,
 }
@@ -88,13 +92,56 @@ impl Change {
         Change { name: name.to_owned(), class, before: 100.0 * share(0), after: 100.0 * share(1), error: 100.0 * error }
     }
 
-    fn difference(&self) -> f64 {
+    /// By how many points its share has grown.
+    pub fn difference(&self) -> f64 {
         self.after - self.before
     }
 
+    /// The largest difference that chance brings about, in points: three standard errors.
+    pub fn chance(&self) -> f64 {
+        STANDARD_ERRORS * self.error
+    }
+
     /// It is more than chance explains.
-    fn is_clear(&self) -> bool {
-        self.difference().abs() > STANDARD_ERRORS * self.error
+    pub fn is_clear(&self) -> bool {
+        self.difference().abs() > self.chance()
+    }
+}
+
+/// What has changed of the time of every function, as two profiles tell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Changes {
+    /// By own time, the largest difference first.
+    pub own: Vec<Change>,
+    /// By total time, the largest difference first.
+    pub total: Vec<Change>,
+}
+
+impl Changes {
+    /// Holds two profiles against each other.
+    pub fn between(before: Side<'_>, after: Side<'_>, lines: Lines) -> Changes {
+        let samples = [before.samples(), after.samples()];
+        let mut all: HashMap<(String, Class), [Samples; 2], FxBuildHasher> = HashMap::default();
+        for (side, profile) in [before.profile, after.profile].into_iter().enumerate() {
+            for (function, counted) in functions(profile, lines) {
+                all.entry(function).or_default()[side] = counted;
+            }
+        }
+        let changes = |count: fn(&Samples) -> u64| {
+            let mut changes: Vec<Change> = all
+                .iter()
+                .map(|((name, class), sides)| Change::new(name, *class, [count(&sides[0]), count(&sides[1])], samples))
+                .collect();
+            changes.sort_by(|one, two| {
+                two.difference()
+                    .abs()
+                    .total_cmp(&one.difference().abs())
+                    .then(one.name.cmp(&two.name))
+                    .then(one.class.cmp(&two.class))
+            });
+            changes
+        };
+        Changes { own: changes(|samples| samples.own), total: changes(|samples| samples.total) }
     }
 }
 
@@ -103,32 +150,10 @@ impl Change {
 /// # Errors
 /// Those of `writer`.
 pub fn write_text(before: Side<'_>, after: Side<'_>, lines: Lines, writer: &mut dyn Write) -> io::Result<()> {
-    let samples = [before.samples(), after.samples()];
-    let mut all: HashMap<(String, Class), [Samples; 2], FxBuildHasher> = HashMap::default();
-    for (side, profile) in [before.profile, after.profile].into_iter().enumerate() {
-        for (function, counted) in functions(profile, lines) {
-            all.entry(function).or_default()[side] = counted;
-        }
-    }
-    let changes = |count: fn(&Samples) -> u64| {
-        let mut changes: Vec<Change> = all
-            .iter()
-            .map(|((name, class), sides)| Change::new(name, *class, [count(&sides[0]), count(&sides[1])], samples))
-            .collect();
-        changes.sort_by(|one, two| {
-            two.difference()
-                .abs()
-                .total_cmp(&one.difference().abs())
-                .then(one.name.cmp(&two.name))
-                .then(one.class.cmp(&two.class))
-        });
-        changes
-    };
+    let Changes { own, total } = Changes::between(before, after, lines);
     writeln!(writer, "before  {}", before.heading())?;
     writeln!(writer, "after   {}", after.heading())?;
-    for (what, changes) in
-        [("OWN TIME", changes(|samples| samples.own)), ("TOTAL TIME", changes(|samples| samples.total))]
-    {
+    for (what, changes) in [("OWN TIME", own), ("TOTAL TIME", total)] {
         let (clear, unclear): (Vec<_>, Vec<_>) = changes.into_iter().partition(Change::is_clear);
         table(&format!("GREW, BY {what}"), clear.iter().filter(|change| change.difference() > 0.0), writer)?;
         table(&format!("SHRANK, BY {what}"), clear.iter().filter(|change| change.difference() < 0.0), writer)?;
@@ -162,7 +187,7 @@ fn table<'a>(title: &str, changes: impl Iterator<Item = &'a Change>, writer: &mu
             change.before,
             change.after,
             change.difference(),
-            STANDARD_ERRORS * change.error,
+            change.chance(),
             change.class.name()
         );
         let left = WIDTH.saturating_sub(line.chars().count());
