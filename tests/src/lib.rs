@@ -2,6 +2,7 @@
 //!
 //! The tests proper are in `tests/`; `cargo xtask truth`, `demo` and `bench` start their programs from here too.
 
+pub mod browser;
 pub mod builds;
 pub mod daemon;
 pub mod graph;

@@ -32,6 +32,10 @@ const COMPILER: Packages = Packages {
     names: &["gcc", "make", "libc6-dev"],
     purpose: "a C compiler, for the LuaJIT builds that the tests profile",
 };
+const BROWSER: Packages = Packages {
+    names: &["chromium", "chromium-driver"],
+    purpose: "a browser and its driver, to try the page of the daemon in",
+};
 const FUZZING: Packages = Packages { names: &["g++"], purpose: "a C++ compiler, for the engine of the fuzz targets" };
 const MEASURING: Packages = Packages { names: &["linux-perf"], purpose: "perf, the profiler to compare with" };
 const LUAJIT: Packages = Packages {
@@ -59,7 +63,7 @@ pub const BPF_LINKER: &str = "0.13.0";
 /// # Errors
 /// When something is missing and cannot be installed.
 pub fn everything() -> Result<()> {
-    install(&[NGINX, MODULES, PRIVILEGES, COMPILER, FUZZING, MEASURING, PROBE])?;
+    install(&[NGINX, MODULES, PRIVILEGES, COMPILER, BROWSER, FUZZING, MEASURING, PROBE])?;
     luajit()?;
     hosts()?;
     go::programs()?;
@@ -83,7 +87,7 @@ pub fn for_demo() -> Result<()> {
 /// # Errors
 /// As [`everything`].
 pub fn for_tests() -> Result<()> {
-    install(&[NGINX, MODULES, PRIVILEGES, COMPILER])?;
+    install(&[NGINX, MODULES, PRIVILEGES, COMPILER, BROWSER])?;
     luajit()?;
     hosts()?;
     go::programs()

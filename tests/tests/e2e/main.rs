@@ -15,6 +15,7 @@ mod hosts;
 mod lines;
 mod names;
 mod nginx;
+mod page;
 mod privileges;
 mod pyroscope;
 mod top;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         dump::tests(),
         exports::tests(),
         pyroscope::tests(),
+        page::tests(),
     ];
     let tests = rooms.into_iter().flatten();
     let trials = tests
