@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 
 use super::config::{Config, Export};
 use super::rules::Rules;
+use super::server;
 use crate::export::endpoint::endpoint;
 
 /// Most samples per second and CPU: more are for `luaflame record`, by somebody who looks at what it costs.
@@ -215,6 +216,7 @@ impl Config {
 
     fn check_listener(&self, problems: &mut Vec<String>) {
         let listen = &self.listen;
+        let before = problems.len();
         let files = [
             ("token_file", &listen.token_file),
             ("certificate_file", &listen.certificate_file),
@@ -223,6 +225,9 @@ impl Config {
         ];
         for (name, file) in files.into_iter().filter_map(|(name, file)| Some((name, file.as_ref()?))) {
             problems.extend(wrong_file(file).map(|problem| format!("listen: `{name}` is {problem}.")));
+        }
+        if problems.len() == before {
+            problems.extend(server::check(listen).err().map(|error| format!("listen: {error:#}.")));
         }
     }
 }

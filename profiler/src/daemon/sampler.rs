@@ -47,13 +47,13 @@ pub enum State {
 }
 
 impl State {
-    /// Why no samples are taken, as a sentence, if so.
+    /// Why no samples are taken, if so, as the beginning of a sentence.
     pub fn idle(&self) -> Option<String> {
         match self {
-            State::Starting => Some("The daemon is starting and takes no samples yet.".to_owned()),
+            State::Starting => Some("the daemon is starting and takes no samples yet".to_owned()),
             State::Sampling => None,
-            State::SwitchedOff(file) => Some(format!("Nothing is sampled while {} exists.", file.display())),
-            State::Failed(reason) => Some(format!("Nothing is sampled: {reason}.")),
+            State::SwitchedOff(file) => Some(format!("nothing is sampled while {} exists", file.display())),
+            State::Failed(reason) => Some(format!("nothing is sampled: {reason}")),
         }
     }
 }

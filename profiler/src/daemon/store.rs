@@ -5,13 +5,14 @@
 //! DIRECTORY/nginx.service/20261128T054415.123Z-15.000.pb.gz
 //! ```
 //!
-//! What is asked most often, such as which processes there are, each file tells in the header of its compression ([`summary`]): at the start
+//! What is asked most often, such as which processes there are, each file tells in the header of its compression (`summary.rs`): at the start
 //! only those are read, and kept. A file without it, or with a name of another form, is not ours, and is left as it is.
 //!
 //! Files appear when they are whole, and nothing is known beside them, so whenever the daemon ends, the directory is as it should be; what
 //! was being written then is removed at the next start. How old a file is, is known by a clock that is not set: for what was there
 //! at the start, by its name, once.
 
+mod collector;
 mod directory;
 mod summary;
 
@@ -26,6 +27,7 @@ use std::time::{Duration, SystemTime};
 
 use indexmap::IndexMap;
 
+pub use self::collector::Collector;
 use super::config;
 use crate::import::pprof;
 use crate::profile::Profile;
@@ -36,8 +38,8 @@ use summary::{Process, Summary};
 
 /// Most files, whatever they take: what is known of each is kept in memory, about a hundred bytes.
 const MAX_FILES: usize = 1 << 17;
-/// Most frames of the distinct stacks of a profile that is put together: with all else, about 100 MB.
-const MAX_WEIGHT: usize = if cfg!(test) { 1 << 14 } else { 1 << 22 };
+/// Most bytes of a profile that is put together ([`Profile::weight`]).
+const MAX_WEIGHT: usize = if cfg!(test) { 1 << 20 } else { 96 << 20 };
 /// Most stacks of it, counted apart for each thread and state.
 const MAX_COUNTED: usize = 1 << 20;
 /// File systems give space in pieces of this many bytes.

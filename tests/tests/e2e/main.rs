@@ -5,6 +5,7 @@
 
 mod capture;
 mod cli;
+mod daemon;
 mod daemon_privileges;
 mod documents;
 mod dump;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         capture::tests(),
         formats::tests(),
         dump::tests(),
+        daemon::tests(),
         exports::tests(),
         pyroscope::tests(),
         page::tests(),

@@ -11,7 +11,8 @@ use fantoccini::wd::{Capabilities, WebDriverCompatibleCommand};
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use luaflame::daemon::config::{self, Listen};
-use luaflame::daemon::server::{Health, Server, Shared};
+use luaflame::daemon::sampler;
+use luaflame::daemon::server::{Server, Shared};
 use luaflame::daemon::store::Store;
 use luaflame::profile::window::{Identity, ProcessProfile, Window};
 use luaflame::profile::{Frame, FrameKind, Origin, Profile, State};
@@ -105,7 +106,7 @@ async fn browser(driver: &Driver, profile: &std::path::Path) -> Result<Client> {
         .context("the browser could not be started")
 }
 
-type Senders = (watch::Sender<Health>, watch::Sender<Vec<Arc<Identity>>>);
+type Senders = (watch::Sender<sampler::State>, watch::Sender<Vec<Arc<Identity>>>);
 
 fn shared(directory: &std::path::Path, now: u64) -> Result<(Shared, Senders)> {
     let store = Store::open(&config::Store { directory: directory.to_owned(), ..config::Store::default() })?;
@@ -139,16 +140,16 @@ fn shared(directory: &std::path::Path, now: u64) -> Result<(Shared, Senders)> {
         }
         store.write(&Window { started, seconds: 15.0, processes })?;
     }
-    let (health, is_healthy) = watch::channel(Health::Sampling);
+    let (state, known) = watch::channel(sampler::State::Sampling);
     let (living, processes) = watch::channel(vec![Arc::clone(&shop[0]), search]);
     let shared = Shared {
         slices: broadcast::channel(4).0,
         processes,
         store: Some(Arc::new(store)),
         metrics: Arc::new(Registry::default()),
-        health: is_healthy,
+        state: known,
     };
-    Ok((shared, (health, living)))
+    Ok((shared, (state, living)))
 }
 
 /// A frame: what it is, its name, its file, and the first line of its function.

@@ -29,12 +29,11 @@ use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use prometheus_client::registry::Registry;
 use tokio::sync::{Semaphore, broadcast, watch};
 
-pub use self::health::Health;
-
 use self::access::Access;
 use self::connection::Limited;
 use self::reply::{Refusal, typed};
 use super::config::Listen;
+use super::sampler;
 use super::store::Store;
 use crate::profile::window::{Identity, Window};
 
@@ -62,7 +61,7 @@ pub struct Shared {
     /// What `/metrics` tells.
     pub metrics: Arc<Registry>,
     /// Whether samples are taken.
-    pub health: watch::Receiver<Health>,
+    pub state: watch::Receiver<sampler::State>,
 }
 
 /// What handlers see.

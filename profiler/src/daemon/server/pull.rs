@@ -26,8 +26,8 @@ const SECONDS: u64 = 30;
 const MOST_SECONDS: u64 = 300;
 /// How much longer than asked for the seconds may take to come.
 const LATE: Duration = Duration::from_secs(3);
-/// Frames of all stacks of a profile together; what would make them more is counted as lost.
-const WEIGHT_LIMIT: usize = 1 << 20;
+/// Most bytes that a profile takes here; samples that would make it larger are counted as lost.
+const WEIGHT_LIMIT: usize = 32 << 20;
 
 /// Which processes are wanted.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ pub(super) async fn profile(State(service): State<Arc<Service>>, parameters: Par
     }
     let service_name = query::text(&parameters, "service").map(str::to_owned);
     let wanted = Wanted { service: service_name, pid: query::number(&parameters, "pid")? };
-    if let Some(reason) = service.shared.health.borrow().idle() {
+    if let Some(reason) = service.shared.state.borrow().idle() {
         return Err(Refusal::unavailable(reason));
     }
     wanted.check(&service.shared.processes.borrow())?;

@@ -24,7 +24,7 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 struct Running {
     address: SocketAddr,
     shared: Arc<Shared>,
-    health: watch::Sender<Health>,
+    state: watch::Sender<sampler::State>,
     _processes: watch::Sender<Vec<Arc<Identity>>>,
     stop: oneshot::Sender<()>,
     serving: tokio::task::JoinHandle<anyhow::Result<()>>,
@@ -46,21 +46,21 @@ impl Running {
         // The client wants one to be chosen; that another test has done so is as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let server = Server::bind(config).unwrap();
-        let (health, is_healthy) = watch::channel(Health::Sampling);
+        let (state, known) = watch::channel(sampler::State::Sampling);
         let (living, processes) = watch::channel(vec![identity(7, "shop"), identity(8, "search")]);
         let shared = Arc::new(Shared {
             slices: broadcast::channel(2).0,
             processes,
             store: None,
             metrics: Arc::new(Registry::default()),
-            health: is_healthy,
+            state: known,
         });
         let (stop, stopped) = oneshot::channel();
         let address = server.address();
         let serving = tokio::spawn(server.serve(Arc::clone(&shared), async {
             let _ = stopped.await;
         }));
-        Running { address, shared, health, _processes: living, stop, serving, client: Client::new() }
+        Running { address, shared, state, _processes: living, stop, serving, client: Client::new() }
     }
 
     async fn get(&self, path: &str) -> Response {
@@ -194,7 +194,7 @@ async fn what_cannot_be_pulled_is_refused_in_words() {
         let (got, text) = server.refusal(&format!("/debug/pprof/profile?{path}")).await;
         assert!(got == status && text.contains(word), "{path}: {got} {text}");
     }
-    server.health.send_replace(Health::Off("the file /run/luaflame/off is there".to_owned()));
+    server.state.send_replace(sampler::State::SwitchedOff("/run/luaflame/off".into()));
     let (status, text) = server.refusal("/debug/pprof/profile?seconds=1").await;
     assert!(status == 503 && text.contains("/run/luaflame/off"), "{text}");
     server.stop().await;
@@ -219,7 +219,7 @@ async fn health_is_told_to_everybody_and_nothing_else_without_the_token() {
     let folder = TempDir::new().unwrap();
     let server = Running::start(&listen(|config| config.token_file = Some(token_file(folder.path(), TOKEN))));
     assert_eq!(server.refusal("/healthz").await, (200, "ok\n".to_owned()));
-    server.health.send_replace(Health::Failed("the probe is gone".to_owned()));
+    server.state.send_replace(sampler::State::Failed("the probe is gone".to_owned()));
     assert_eq!(server.refusal("/healthz").await, (503, "not ok\n".to_owned()));
     for path in ["/", "/page.js", "/metrics", "/api/services", "/debug/pprof/profile", "/nothing"] {
         let response = server.get(path).await;

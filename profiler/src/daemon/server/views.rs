@@ -213,7 +213,7 @@ fn bars(windows: &[(SystemTime, f64, u64)], from: SystemTime, to: SystemTime) ->
 pub(super) async fn services(State(service): State<Arc<Service>>, parameters: Parameters) -> Result<Response, Refusal> {
     let (from, to) = query::range(&parameters, "from", "to")?;
     let live = service.shared.processes.borrow().clone();
-    let idle = service.shared.health.borrow().idle().map(str::to_owned);
+    let idle = service.shared.state.borrow().idle();
     let (stored, since) = match service.shared.store {
         None => (Vec::new(), None),
         Some(_) => {
