@@ -107,7 +107,7 @@ impl Nginx {
     pub fn reload(&mut self) -> Result<()> {
         let old = self.workers();
         self.master.signal(Signal::HUP)?;
-        let renewed = || self.workers().iter().filter(|pid| !old.contains(pid)).count() >= old.len();
+        let renewed = || self.workers().iter().filter(|pid| !old.contains(pid)).count() >= self.workers;
         ensure!(wait_until(PATIENCE, renewed), "nginx did not start new workers");
         Ok(())
     }

@@ -84,15 +84,20 @@ fn every_luajit_of_the_host() -> Result<()> {
     busy(|nginx| {
         let mut daemon = Daemon::start("")?;
         let late = sample("shares.lua")?;
-        let mut wanted: BTreeSet<u32> = nginx.workers().into_iter().collect();
-        wanted.extend([early.pid(), late.pid()]);
+        // One of the workers may get all connections.
+        let workers = nginx.workers();
         daemon.wait_until("all are in the store", |daemon| {
-            stored_pids(daemon).is_ok_and(|stored| wanted.is_subset(&stored))
+            stored_pids(daemon).is_ok_and(|stored| {
+                [early.pid(), late.pid()].iter().all(|pid| stored.contains(pid))
+                    && workers.iter().any(|pid| stored.contains(pid))
+            })
         })?;
+        ensure!(daemon.metric("luaflame_processes") >= Some(5.0), "the master and both workers are profiled");
         ensure!(daemon.terminate()?.success(), "{}", daemon.log());
+        let numbers = labels(&daemon, "nginx", "worker")?;
         ensure!(
-            labels(&daemon, "nginx", "worker")? == ["0".to_owned(), "1".to_owned()].into(),
-            "workers have their numbers"
+            !numbers.is_empty() && numbers.is_subset(&["0".to_owned(), "1".to_owned()].into()),
+            "workers have their numbers, and not {numbers:?}"
         );
         let stacks = daemon.stored().iter().map(|path| read(path)).collect::<Result<Vec<Profile>>>()?;
         let has =
@@ -110,7 +115,7 @@ fn a_reload_is_followed() -> Result<()> {
             nginx.reload()?;
             let new: BTreeSet<u32> = nginx.workers().into_iter().collect();
             daemon.wait_until("the new workers are sampled", |daemon| {
-                stored_pids(daemon).is_ok_and(|stored| stored.intersection(&new).count() >= 2)
+                stored_pids(daemon).is_ok_and(|stored| stored.intersection(&new).count() > 0)
             })?;
         }
         ensure!(daemon.metric("luaflame_process_failures") == Some(0.0), "{}", daemon.log());
@@ -127,12 +132,11 @@ fn fifty_workers_reloading() -> Result<()> {
     for _ in 0..5 {
         nginx.reload()?;
     }
-    let pids: BTreeSet<u32> = nginx.workers().into_iter().collect();
     daemon.wait_until("as many processes are profiled as there are", |daemon| {
-        daemon.metric("luaflame_processes").is_some_and(|processes| processes >= pids.len() as f64)
+        daemon.metric("luaflame_processes").is_some_and(|processes| processes > nginx.workers().len() as f64)
     })?;
-    daemon.wait_until("some of the last ones are in the store", |daemon| {
-        stored_pids(daemon).is_ok_and(|stored| stored.intersection(&pids).count() > 0)
+    daemon.wait_until("some of those that are there are in the store", |daemon| {
+        stored_pids(daemon).is_ok_and(|stored| nginx.workers().iter().any(|pid| stored.contains(pid)))
     })?;
     let lost = daemon.metric("luaflame_windows_dropped");
     ensure!(lost == Some(0.0), "{lost:?} windows were dropped: {}", daemon.log());
