@@ -25,6 +25,8 @@ const LOADED: Duration = Duration::from_secs(2);
 /// One that uses the CPU and holds no LuaJIT is looked at again after this time, then after twice the time, and so on up to [`LATEST`].
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const LATEST: Duration = Duration::from_secs(64);
+/// Looks at one process take one part in so many of the time at most: one with very much memory takes seconds to be searched.
+const LOOK_SHARE: u32 = 500;
 /// How long a process that a rule leaves out is left out without asking again: its title may change.
 const LEFT_OUT: Duration = Duration::from_secs(10);
 /// Longer than any process lives.
@@ -98,9 +100,7 @@ impl Discovery {
         };
         let pids = listed.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
         for pid in pids {
-            if targets.process(pid).is_none() {
-                self.visit(pid, targets, probe);
-            }
+            self.visit(pid, targets, probe);
         }
     }
 
@@ -120,9 +120,7 @@ impl Discovery {
     pub fn take(&mut self, event: Event, targets: &mut Targets, probe: &mut Probe) {
         match event {
             Event::Met(pid) => {
-                if self.strangers.get(&pid).is_none_or(|stranger| stranger.due.is_none())
-                    && targets.process(pid).is_none()
-                {
+                if self.strangers.get(&pid).is_none_or(|stranger| stranger.due.is_none()) {
                     self.visit(pid, targets, probe);
                 }
             }
@@ -173,8 +171,9 @@ impl Discovery {
     /// Who a process is or was.
     pub fn identity(&self, pid: u32, started: u64, command: &str) -> Arc<Identity> {
         match self.identities.get(&pid) {
-            Some(identity) => Arc::clone(identity),
-            None => {
+            // Of one that had ended before it could be looked at, the start is not known.
+            Some(identity) if identity.started == started || identity.started == 0 => Arc::clone(identity),
+            _ => {
                 let (command, service) = (command.to_owned(), command.to_owned());
                 Arc::new(Identity { pid, started, command, service, ..Identity::default() })
             }
@@ -216,15 +215,19 @@ impl Discovery {
     fn visit(&mut self, pid: u32, targets: &mut Targets, probe: &mut Probe) {
         let mut pids = vec![pid];
         while let Some(pid) = pids.pop() {
-            self.looks += 1;
             let stranger = self.strangers.remove(&pid);
+            // It may be known by its parent by now.
+            if targets.process(pid).is_some() {
+                continue;
+            }
+            self.looks += 1;
+            let begun = Instant::now();
             match self.look(pid, targets, probe) {
                 Look::Watched => {
-                    let children = children(&*self.world, pid).unwrap_or_default();
-                    pids.extend(children.into_iter().filter(|child| targets.process(*child).is_none()));
+                    pids.extend(children(&*self.world, pid).unwrap_or_default());
                 }
-                Look::Without => self.put_off(pid, stranger, false, probe),
-                Look::NoVm => self.put_off(pid, stranger, true, probe),
+                Look::Without => self.put_off(pid, stranger, begun.elapsed(), false, probe),
+                Look::NoVm => self.put_off(pid, stranger, begun.elapsed(), true, probe),
                 Look::LeftOut => probe.ignore(pid, LEFT_OUT, true),
                 Look::Never => probe.ignore(pid, NEVER, false),
                 Look::Gone => {}
@@ -232,17 +235,19 @@ impl Discovery {
         }
     }
 
-    fn put_off(&mut self, pid: u32, stranger: Option<Stranger>, followed: bool, probe: &mut Probe) {
+    /// Looks at it again later: the later, the longer this look took.
+    fn put_off(&mut self, pid: u32, stranger: Option<Stranger>, took: Duration, followed: bool, probe: &mut Probe) {
+        let least = took * LOOK_SHARE;
         let stranger = match stranger {
             Some(Stranger { due: Some(_), wait }) if wait < LOADED => {
-                Stranger { due: Some(Instant::now() + wait), wait: wait * 4 }
+                Stranger { due: Some(Instant::now() + wait.max(least)), wait: wait * 4 }
             }
             Some(Stranger { due: None, wait }) => {
-                probe.ignore(pid, wait, followed);
+                probe.ignore(pid, wait.max(least), followed);
                 Stranger { due: None, wait: (wait * 2).min(LATEST) }
             }
             _ => {
-                probe.ignore(pid, LOOK_AGAIN, followed);
+                probe.ignore(pid, LOOK_AGAIN.max(least), followed);
                 Stranger { due: None, wait: LOOK_AGAIN * 2 }
             }
         };
