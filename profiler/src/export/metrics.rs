@@ -87,7 +87,7 @@ pub struct ExportMetrics {
 impl ExportMetrics {
     /// Puts them into a registry.
     pub fn register(&self, registry: &mut Registry) {
-        let registry = registry.sub_registry_with_prefix("export");
+        let registry = registry.sub_registry_with_prefix("luaflame_export");
         registry.register("sent", "Requests that an endpoint has taken", self.sent.clone());
         let text = "The size of these requests";
         registry.register_with_unit("sent", text, Unit::Bytes, self.sent_bytes.clone());

@@ -383,11 +383,11 @@ mod tests {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [
-            r#"export_sent_total{endpoint="test"} 1"#,
-            r#"export_sent_bytes_total{endpoint="test"} 1"#,
-            r#"export_answers_total{endpoint="test",status="400"} 1"#,
-            r#"export_dropped_total{endpoint="test",reason="refused"} 1"#,
-            r#"export_rejected_parts_total{endpoint="test"} 2"#,
+            r#"luaflame_export_sent_total{endpoint="test"} 1"#,
+            r#"luaflame_export_sent_bytes_total{endpoint="test"} 1"#,
+            r#"luaflame_export_answers_total{endpoint="test",status="400"} 1"#,
+            r#"luaflame_export_dropped_total{endpoint="test",reason="refused"} 1"#,
+            r#"luaflame_export_rejected_parts_total{endpoint="test"} 2"#,
         ] {
             assert!(text.contains(line), "{line} is not in {text}");
         }
