@@ -278,11 +278,21 @@ impl Daemon {
 
 /// Stores windows as they come.
 async fn keep(store: Option<Arc<Store>>, mut windows: mpsc::Receiver<Arc<Window>>) {
+    // A disk stays full for hours: that is said when it begins and when it ends.
+    let mut failing = false;
     while let Some(window) = windows.recv().await {
         let Some(store) = store.clone() else { continue };
         match tokio::task::spawn_blocking(move || store.write(&window)).await {
+            Ok(Ok(())) if failing => {
+                failing = false;
+                log::info!("profiles are stored again");
+            }
             Ok(Ok(())) => {}
-            Ok(Err(error)) => log::error!("{error}"),
+            Ok(Err(error)) if failing => log::debug!("{error}"),
+            Ok(Err(error)) => {
+                failing = true;
+                log::error!("{error}");
+            }
             Err(panic) => log::error!("a window is not stored: {panic}"),
         }
     }
