@@ -36,6 +36,8 @@ const BROWSER: Packages = Packages {
     names: &["chromium", "chromium-driver"],
     purpose: "a browser and its driver, to try the page of the daemon in",
 };
+const CLOCK: Packages =
+    Packages { names: &["libfaketime"], purpose: "a wall clock that can be set for one program, the daemon" };
 const FUZZING: Packages = Packages { names: &["g++"], purpose: "a C++ compiler, for the engine of the fuzz targets" };
 const MEASURING: Packages = Packages { names: &["linux-perf"], purpose: "perf, the profiler to compare with" };
 const LUAJIT: Packages = Packages {
@@ -63,7 +65,7 @@ pub const BPF_LINKER: &str = "0.13.0";
 /// # Errors
 /// When something is missing and cannot be installed.
 pub fn everything() -> Result<()> {
-    install(&[NGINX, MODULES, PRIVILEGES, COMPILER, BROWSER, FUZZING, MEASURING, PROBE])?;
+    install(&[NGINX, MODULES, PRIVILEGES, COMPILER, BROWSER, CLOCK, FUZZING, MEASURING, PROBE])?;
     luajit()?;
     hosts()?;
     go::programs()?;
@@ -87,7 +89,7 @@ pub fn for_demo() -> Result<()> {
 /// # Errors
 /// As [`everything`].
 pub fn for_tests() -> Result<()> {
-    install(&[NGINX, MODULES, PRIVILEGES, COMPILER, BROWSER])?;
+    install(&[NGINX, MODULES, PRIVILEGES, COMPILER, BROWSER, CLOCK])?;
     luajit()?;
     hosts()?;
     go::programs()

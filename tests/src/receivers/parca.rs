@@ -77,7 +77,15 @@ impl Parca {
     /// # Errors
     /// When it cannot listen.
     pub fn start() -> Result<Parca> {
-        Parca::start_with(Server::builder())
+        Parca::start_at((Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    /// Starts one at an address, where another one may have been before.
+    ///
+    /// # Errors
+    /// When it cannot listen there.
+    pub fn start_at(address: SocketAddr) -> Result<Parca> {
+        Parca::start_with(Server::builder(), address)
     }
 
     /// Starts one that speaks TLS.
@@ -85,12 +93,12 @@ impl Parca {
     /// # Errors
     /// When it cannot listen or TLS cannot be spoken so.
     pub fn start_tls(tls: ServerTlsConfig) -> Result<Parca> {
-        Parca::start_with(Server::builder().tls_config(tls)?)
+        Parca::start_with(Server::builder().tls_config(tls)?, (Ipv4Addr::LOCALHOST, 0).into())
     }
 
-    fn start_with(mut server: Server) -> Result<Parca> {
+    fn start_with(mut server: Server, address: SocketAddr) -> Result<Parca> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
+        let listener = runtime.block_on(TcpListener::bind(address))?;
         let address = listener.local_addr()?;
         let state = Arc::<Mutex<State>>::default();
         let router = server.add_service(Store(Arc::clone(&state)));

@@ -49,7 +49,7 @@ const BURST: f64 = (2 * MIB) as f64;
 pub struct Pyroscope {
     address: SocketAddr,
     state: Shared,
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 type Shared = Arc<Mutex<Inside>>;
@@ -94,7 +94,15 @@ impl Pyroscope {
     /// # Errors
     /// When it cannot listen.
     pub fn start() -> Result<Pyroscope> {
-        Pyroscope::start_with(false)
+        Pyroscope::start_at((Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    /// Starts one at an address, where another one may have been before.
+    ///
+    /// # Errors
+    /// When it cannot listen there.
+    pub fn start_at(address: SocketAddr) -> Result<Pyroscope> {
+        Pyroscope::start_with(address, false)
     }
 
     /// Starts one that wants to know the tenant of each request.
@@ -102,12 +110,12 @@ impl Pyroscope {
     /// # Errors
     /// When it cannot listen.
     pub fn start_for_tenants() -> Result<Pyroscope> {
-        Pyroscope::start_with(true)
+        Pyroscope::start_with((Ipv4Addr::LOCALHOST, 0).into(), true)
     }
 
-    fn start_with(needs_tenant: bool) -> Result<Pyroscope> {
+    fn start_with(address: SocketAddr, needs_tenant: bool) -> Result<Pyroscope> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
+        let listener = runtime.block_on(TcpListener::bind(address))?;
         let address = listener.local_addr()?;
         let (taken, refused, instead) = Default::default();
         let inside = Inside { needs_tenant, taken, refused, instead, room: (BURST, Instant::now()) };
@@ -115,7 +123,7 @@ impl Pyroscope {
         let router = Router::new().route("/push.v1.PusherService/Push", post(push)).layer(DefaultBodyLimit::disable());
         let router = router.with_state(Arc::clone(&state));
         runtime.spawn(async move { axum::serve(listener, router).await });
-        Ok(Pyroscope { address, state, _runtime: runtime })
+        Ok(Pyroscope { address, state, runtime })
     }
 
     /// Where it is.
@@ -126,6 +134,13 @@ impl Pyroscope {
     /// The profiles that it has taken since this was asked before.
     pub fn taken(&self) -> Vec<Taken> {
         std::mem::take(&mut lock(&self.state).taken)
+    }
+
+    /// Ends it as if it were killed, and returns the profiles that it has taken since this was asked before, whether it has answered or not.
+    pub fn stop(self) -> Vec<Taken> {
+        let Pyroscope { state, runtime, .. } = self;
+        drop(runtime);
+        std::mem::take(&mut lock(&state).taken)
     }
 
     /// The statuses and texts that it has refused requests with since this was asked before.

@@ -6,6 +6,8 @@
 mod capture;
 mod cli;
 mod daemon;
+mod daemon_access;
+mod daemon_exports;
 mod daemon_privileges;
 mod documents;
 mod dump;
@@ -53,6 +55,8 @@ fn main() -> ExitCode {
         formats::tests(),
         dump::tests(),
         daemon::tests(),
+        daemon_exports::tests(),
+        daemon_access::tests(),
         exports::tests(),
         pyroscope::tests(),
         page::tests(),
