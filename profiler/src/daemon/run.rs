@@ -35,7 +35,7 @@ use crate::target::live::live;
 /// Slices that wait for somebody who pulls profiles.
 const SLICES: usize = 16;
 /// Windows that wait to be stored, and to be exported.
-const WINDOWS: usize = 2;
+const WINDOWS: usize = 4;
 /// How long the sampler may take to end.
 const SAMPLER_ENDS: Duration = Duration::from_secs(5);
 /// How long the server may take to end.

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use luaflame::import;
@@ -11,7 +11,7 @@ use luaflame::profile::Profile;
 use luaflame_tests::daemon::{Daemon, LIMIT, OFTEN, files, prepared};
 use luaflame_tests::luaflame::program;
 use luaflame_tests::process::{Running, wait_until};
-use luaflame_tests::programs::{Mode, Runtime, Target};
+use luaflame_tests::programs::{Mode, Runtime, Target, script};
 use rustix::process::Signal;
 
 use crate::nginx::busy;
@@ -29,6 +29,7 @@ pub fn tests() -> Vec<(String, Test)> {
         test("daemon::reconfigured", reconfigured),
         test("daemon::pulled", pulled),
         test("daemon::another_program", another_program),
+        test("daemon::a_container", a_container),
         test("daemon::a_wrong_configuration", a_wrong_configuration),
     ]
 }
@@ -310,6 +311,64 @@ fn another_program() -> Result<()> {
         ensure!(!names.iter().any(|file| &**file == "dash"), "the shell was profiled: {names:?}");
     }
     ensure!(stored_pids(&daemon)? == [pid].into(), "only this one has run Lua");
+    Ok(())
+}
+
+/// A cgroup as Docker makes one, taken away when this is dropped.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn make(id: &str) -> Result<Cgroup> {
+        // Version 2 alone, or beside the hierarchy of systemd.
+        let root = ["/sys/fs/cgroup", "/sys/fs/cgroup/systemd"].map(Path::new);
+        let root = root.into_iter().find(|root| root.join("cgroup.procs").exists()).context("there are no cgroups")?;
+        let path = root.join(format!("docker-{id}.scope"));
+        fs::create_dir(&path).with_context(|| format!("{} cannot be made", path.display()))?;
+        Ok(Cgroup(path))
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Its processes have been ended; the kernel takes a moment to see that it is empty.
+        wait_until(LIMIT, || fs::remove_dir(&self.0).is_ok());
+    }
+}
+
+fn a_container() -> Result<()> {
+    let id = "0123456789abcdef".repeat(4);
+    let cgroup = Cgroup::make(&id)?;
+    let folder = tempfile::tempdir()?;
+    let mut daemon = Daemon::start("")?;
+    // Its program and its script are where nobody outside sees them, and were there before its process.
+    let enter = "echo $$ > \"$1/cgroup.procs\"; exec unshare --mount --pid --fork --kill-child sh -c \
+                 'mount -t tmpfs none \"$1\" && cp \"$2\" \"$3\" \"$1\" && cd \"$1\" && ./luajit calls.lua; exit 0' sh \"$2\" \"$3\" \"$4\"";
+    let mut container = Running::spawn(
+        Command::new("sh")
+            .args(["-c", enter, "sh"])
+            .arg(&cgroup.0)
+            .arg(folder.path())
+            .arg(Runtime::CommandLine.path()?)
+            .arg(script("calls.lua"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null()),
+    )?;
+    let seen = |daemon: &Daemon| -> Result<bool> {
+        let mut seen = false;
+        for path in daemon.stored() {
+            let profile = read(&path)?;
+            let is_ours = profile.labels.values().flatten().any(|(name, value)| name == "container" && *value == id);
+            seen |=
+                is_ours && profile.frames().any(|frame| frame.name.as_deref() == Some("spin") && frame.kind.is_lua());
+        }
+        Ok(seen)
+    };
+    let stored = daemon.wait_until("its Lua functions are stored, with its id", |daemon| seen(daemon).unwrap_or(false));
+    // unshare ignores a request to end; what it has started ends with it.
+    container.child().kill()?;
+    container.child().wait()?;
+    stored?;
+    daemon.terminate()?;
     Ok(())
 }
 
