@@ -60,9 +60,12 @@ pub fn prepared(sampling: &str, more: &str) -> Result<(TempDir, String)> {
 fn configure(folder: &Path, address: &str, sampling: &str, more: &str) -> Result<()> {
     let text = "[sampling]\n{sampling}\n[log]\nlevel = \"debug\"\n[kill_switch]\nfile = \"{folder}/off\"\n[listen]\naddress = \"{address}\"\n\
                 [store]\ndirectory = \"{folder}/store\"\n[spool]\ndirectory = \"{folder}/spool\"\n{more}\n";
-    let text = text.replace("{sampling}", sampling).replace("{more}", more).replace("{address}", address);
-    fs::write(folder.join("luaflame.toml"), text.replace("{folder}", &folder.display().to_string()))?;
-    Ok(())
+    write(folder, address, &text.replace("{sampling}", sampling).replace("{more}", more))
+}
+
+fn write(folder: &Path, address: &str, text: &str) -> Result<()> {
+    let text = text.replace("{address}", address).replace("{folder}", &folder.display().to_string());
+    Ok(fs::write(folder.join("luaflame.toml"), text)?)
 }
 
 /// What tests sample with unless they say otherwise.
@@ -83,6 +86,19 @@ impl Daemon {
     /// As [`start`](Daemon::start).
     pub fn start_with(sampling: &str, more: &str) -> Result<Daemon> {
         let (folder, address) = prepared(sampling, more)?;
+        let mut daemon = Daemon::spawn(folder, address, Command::new(program()))?;
+        daemon.wait_until_it_samples()?;
+        Ok(daemon)
+    }
+
+    /// Starts one as an operator would, with the defaults but for what a configuration says, in which `{folder}` is a folder for it and
+    /// `{address}` one where nothing listens, and waits until it samples.
+    ///
+    /// # Errors
+    /// When it does not within a minute.
+    pub fn start_configured(text: &str) -> Result<Daemon> {
+        let (folder, address) = (tempfile::tempdir()?, format!("127.0.0.1:{}", free_port()?));
+        write(folder.path(), &address, text)?;
         let mut daemon = Daemon::spawn(folder, address, Command::new(program()))?;
         daemon.wait_until_it_samples()?;
         Ok(daemon)

@@ -112,6 +112,14 @@ impl Nginx {
         Ok(())
     }
 
+    /// The same, without waiting for anything.
+    ///
+    /// # Errors
+    /// When the master has ended.
+    pub fn signal_reload(&mut self) -> Result<()> {
+        self.master.signal(Signal::HUP)
+    }
+
     /// Puts load on it for at most `seconds`, from one thread with `connections` connections, on a path or, with a
     /// script for wrk, on what that asks for.
     ///

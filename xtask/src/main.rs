@@ -7,6 +7,7 @@ mod fuzz;
 mod package;
 mod setup;
 mod shell;
+mod soak;
 mod table;
 mod test;
 mod truth;
@@ -34,6 +35,8 @@ enum Task {
     Fuzz(fuzz::Arguments),
     /// Measure what profiling costs, luaflame and others side by side
     Bench(bench::Arguments),
+    /// Run the daemon for long with reloads, programs that come and go and an endpoint that fails, and hold it to what it promises
+    Soak(soak::Arguments),
     /// Hold the stacks of programs whose call graph is known against it, on builds of LuaJIT and in modes
     Truth(truth::Arguments),
     /// Build a static program, its manual pages and completions, and a Debian package of them
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Task::Ebpf(arguments) => ebpf::task(&arguments),
         Task::Fuzz(arguments) => fuzz::task(&arguments),
         Task::Bench(arguments) => bench::task(&arguments),
+        Task::Soak(arguments) => soak::task(&arguments),
         Task::Truth(arguments) => truth::task(&arguments),
         Task::Package => package::task(),
         Task::Test => test::task(),

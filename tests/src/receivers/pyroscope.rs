@@ -126,6 +126,11 @@ impl Pyroscope {
         Ok(Pyroscope { address, state, runtime })
     }
 
+    /// The address that it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Where it is.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
