@@ -3,6 +3,7 @@
 //! Everything is measured from outside, with nothing built into luaflame for it: time and memory by the kernel's accounting of
 //! the process, the probe's time by the kernel's accounting of BPF programs, delays by what the process is seen doing.
 
+mod daemon;
 mod profilers;
 mod rendering;
 
@@ -30,6 +31,9 @@ pub struct Arguments {
     /// Seconds of each measurement
     #[arg(long, default_value_t = 4)]
     seconds: u32,
+    /// Only what the daemon costs
+    #[arg(long)]
+    daemon: bool,
 }
 
 /// Samples a second: the default, and ten times that to see the costs better.
@@ -51,6 +55,10 @@ pub fn task(arguments: &Arguments) -> Result<()> {
     std::fs::create_dir_all(&folder)?;
     let bench = Bench { luaflame: luaflame()?, folder, pairs: arguments.pairs, seconds: arguments.seconds };
 
+    if arguments.daemon {
+        daemon::print(&daemon::measure(&bench)?, bench.seconds);
+        return Ok(());
+    }
     let nginx = Nginx::start(&root().join("samples/nginx"), &bench.folder.join("nginx"), 1, "worker_cpu_affinity 01;")?;
     let worker = *nginx.workers().first().context("nginx has a worker")?;
     eprintln!("warming up");
@@ -60,7 +68,9 @@ pub fn task(arguments: &Arguments) -> Result<()> {
     drop(nginx);
     let work = bench.work()?;
     let rendered = rendering::render(&bench.luaflame, &bench.folder)?;
+    let scenes = daemon::measure(&bench)?;
     print(&bench, &throughput, &alone, &work, &rendered);
+    daemon::print(&scenes, bench.seconds);
     Ok(())
 }
 

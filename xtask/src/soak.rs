@@ -124,8 +124,7 @@ pub fn task(arguments: &Arguments) -> Result<()> {
     let passed = start.elapsed();
 
     endpoint.come_back()?;
-    let sent =
-        daemon.wait_until("what waits has been sent", |daemon| daemon.metric("export_waiting") == Some(0.0));
+    let sent = daemon.wait_until("what waits has been sent", |daemon| daemon.metric("export_waiting") == Some(0.0));
     let metric = |name: &str| daemon.metric(name).unwrap_or(f64::NAN);
     let counted = metric("luaflame_samples");
     let lost = metric("luaflame_samples_lost");

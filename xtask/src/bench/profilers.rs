@@ -226,19 +226,26 @@ pub fn observe(bench: &Bench, pid: u32, frequency: u32) -> Result<Observed> {
 
 /// How often the BPF programs of a process that perf events run have run, and their time in nanoseconds; programs that
 /// they go on in by a tail call count as part of them.
-fn probe_runs(pid: u32) -> Option<(u64, u64)> {
+pub fn probe_runs(pid: u32) -> Option<(u64, u64)> {
     /// `BPF_PROG_TYPE_PERF_EVENT`
     const PERF_EVENT: u64 = 7;
-    let mut sum = None;
-    for descriptor in fs::read_dir(format!("/proc/{pid}/fdinfo")).ok()?.flatten() {
-        let text = fs::read_to_string(descriptor.path()).unwrap_or_default();
+    let of_events = programs(pid).into_iter().filter(|(kind, ..)| *kind == PERF_EVENT);
+    of_events.map(|(_, runs, time)| (runs, time)).reduce(|(runs, time), (more, longer)| (runs + more, time + longer))
+}
+
+/// The time in nanoseconds of all BPF programs of a process.
+pub fn probe_time(pid: u32) -> u64 {
+    programs(pid).into_iter().map(|(_, _, time)| time).sum()
+}
+
+/// The BPF programs of a process: the kind of each, how often it has run, and its time in nanoseconds.
+fn programs(pid: u32) -> Vec<(u64, u64, u64)> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+    let program = |text: String| {
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
-        if field("prog_type:") == Some(PERF_EVENT) {
-            let (runs, time) = sum.unwrap_or((0, 0));
-            sum = Some((runs + field("run_cnt:")?, time + field("run_time_ns:")?));
-        }
-    }
-    sum
+        Some((field("prog_type:")?, field("run_cnt:")?, field("run_time_ns:")?))
+    };
+    descriptors.into_iter().filter_map(|file| program(fs::read_to_string(file.path()).ok()?)).collect()
 }
 
 fn samples(folded: &Path) -> Result<u64> {
