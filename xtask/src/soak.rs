@@ -124,14 +124,15 @@ pub fn task(arguments: &Arguments) -> Result<()> {
     let passed = start.elapsed();
 
     endpoint.come_back()?;
-    let sent = daemon.wait_until("what waits has been sent", |daemon| daemon.metric("export_waiting") == Some(0.0));
+    let sent =
+        daemon.wait_until("what waits has been sent", |daemon| daemon.metric("luaflame_export_waiting") == Some(0.0));
     let metric = |name: &str| daemon.metric(name).unwrap_or(f64::NAN);
     let counted = metric("luaflame_samples");
     let lost = metric("luaflame_samples_lost");
     let dropped = metric("luaflame_windows_dropped");
     let failures = metric("luaflame_process_failures");
     // Reasons that never were have no counter.
-    let export_dropped = daemon.metric("export_dropped").unwrap_or(0.0);
+    let export_dropped = daemon.metric("luaflame_export_dropped").unwrap_or(0.0);
     let deleted = daemon.metric("luaflame_store_expired");
     let status = daemon.terminate()?;
     endpoint.drain();

@@ -25,6 +25,9 @@ const LOADED: Duration = Duration::from_secs(2);
 /// One that uses the CPU and holds no LuaJIT is looked at again after this time, then after twice the time, and so on up to [`LATEST`].
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const LATEST: Duration = Duration::from_secs(64);
+/// The same for one that holds LuaJIT, which may make a VM at any time.
+const EXPECTED_AGAIN: Duration = Duration::from_millis(100);
+const EXPECTED_LATEST: Duration = Duration::from_secs(1);
 /// Looks at one process take one part in so many of the time at most: one with very much memory takes seconds to be searched.
 const LOOK_SHARE: u32 = 500;
 /// How long a process that a rule leaves out is left out without asking again: its title may change.
@@ -235,20 +238,22 @@ impl Discovery {
         }
     }
 
-    /// Looks at it again later: the later, the longer this look took.
-    fn put_off(&mut self, pid: u32, stranger: Option<Stranger>, took: Duration, followed: bool, probe: &mut Probe) {
+    /// Looks at it again later: the later, the longer this look took. `expected` says whether it is likely to make a VM.
+    fn put_off(&mut self, pid: u32, stranger: Option<Stranger>, took: Duration, expected: bool, probe: &mut Probe) {
         let least = took * LOOK_SHARE;
+        let (again, latest) = if expected { (EXPECTED_AGAIN, EXPECTED_LATEST) } else { (LOOK_AGAIN, LATEST) };
         let stranger = match stranger {
             Some(Stranger { due: Some(_), wait }) if wait < LOADED => {
                 Stranger { due: Some(Instant::now() + wait.max(least)), wait: wait * 4 }
             }
             Some(Stranger { due: None, wait }) => {
-                probe.ignore(pid, wait.max(least), followed);
-                Stranger { due: None, wait: (wait * 2).min(LATEST) }
+                let wait = wait.min(latest);
+                probe.ignore(pid, wait.max(least), expected);
+                Stranger { due: None, wait: wait * 2 }
             }
             _ => {
-                probe.ignore(pid, LOOK_AGAIN.max(least), followed);
-                Stranger { due: None, wait: LOOK_AGAIN * 2 }
+                probe.ignore(pid, again.max(least), expected);
+                Stranger { due: None, wait: again * 2 }
             }
         };
         self.remember(pid, stranger);

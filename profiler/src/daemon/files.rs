@@ -2,11 +2,13 @@
 //! that may hold a VM.
 
 use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::FileExt;
 
 use memchr::memmem;
-use memmap2::Mmap;
 use object::LittleEndian;
 use object::elf;
+use object::read::ReadCache;
 use object::read::elf::{FileHeader, ProgramHeader};
 use rustc_hash::FxHashMap;
 
@@ -17,6 +19,8 @@ use crate::target::process::Process;
 const MARK: &[u8] = b"LuaJIT 2.";
 /// Files that are remembered; more than a host has programs and libraries. When they are more, all are read anew.
 const MOST_FILES: usize = 1 << 16;
+/// Bytes of a file that are looked at together.
+const PIECE: usize = 256 << 10;
 
 /// A file as the kernel names it in a mapping: its device and its inode.
 type FileId = ((u32, u32), u64);
@@ -58,23 +62,62 @@ impl Files {
 
 /// Whether the constants of an ELF file name LuaJIT. Only what is loaded and not written to is read: not the debugging information.
 fn contains_luajit(file: &File) -> bool {
-    // SAFETY: the mapping is private and only read, and nothing but the result depends on its contents. Whoever cuts the file short
-    // while it is mapped ends the processes that run it, too (as in `native::image`).
-    let Ok(bytes) = (unsafe { Mmap::map(file) }) else { return true };
-    let data: &[u8] = &bytes;
-    let Ok(header) = elf::FileHeader64::<LittleEndian>::parse(data) else { return false };
+    let headers = ReadCache::new(file);
+    let Ok(header) = elf::FileHeader64::<LittleEndian>::parse(&headers) else { return false };
     let Ok(endian) = header.endian() else { return false };
-    let Ok(headers) = header.program_headers(endian, data) else { return false };
-    let constants = headers
+    let Ok(segments) = header.program_headers(endian, &headers) else { return false };
+    let mut constants = segments
         .iter()
-        .filter(|header| header.p_type(endian) == elf::PT_LOAD && !header.p_flags(endian).contains(elf::PF_W));
-    constants.filter_map(|header| header.data(endian, data).ok()).any(|bytes| memmem::find(bytes, MARK).is_some())
+        .filter(|segment| segment.p_type(endian) == elf::PT_LOAD && !segment.p_flags(endian).contains(elf::PF_W));
+    constants.any(|segment| {
+        let (offset, size) = segment.file_range(endian);
+        has_mark(file, offset, offset.saturating_add(size))
+    })
+}
+
+/// Whether the mark is in a part of a file; it may be when that cannot be read. It is read in pieces, not mapped: of a host's programs some
+/// are large, and all that is mapped of a file counts as memory of ours.
+fn has_mark(file: &File, mut from: u64, to: u64) -> bool {
+    let mut piece = vec![0; PIECE];
+    // Bytes of the piece before, since the mark may lie across.
+    let mut kept = 0_usize;
+    while from < to {
+        let end = PIECE.min(kept.saturating_add(usize::try_from(to - from).unwrap_or(PIECE)));
+        let filled = match file.read_at(&mut piece[kept..end], from) {
+            Ok(0) => return false,
+            Ok(read) => {
+                from += read as u64;
+                kept + read
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(_) => return true,
+        };
+        if memmem::find(&piece[..filled], MARK).is_some() {
+            return true;
+        }
+        kept = filled.min(MARK.len() - 1);
+        piece.copy_within(filled - kept..filled, 0);
+    }
+    false
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::target::live::live;
+
+    #[test]
+    fn the_mark_is_found_wherever_it_lies() {
+        let file = tempfile::tempfile().unwrap();
+        for at in [0, 100, PIECE - 4, PIECE, 2 * PIECE - MARK.len() + 1, 3 * PIECE - MARK.len()] {
+            let mut bytes = vec![b'L'; 3 * PIECE];
+            bytes[at..at + MARK.len()].copy_from_slice(MARK);
+            file.write_all_at(&bytes, 0).unwrap();
+            let (at, end) = (at as u64, (at + MARK.len()) as u64);
+            assert!(has_mark(&file, 0, 3 * PIECE as u64) && has_mark(&file, at, end), "{at}");
+            assert!(!has_mark(&file, at + 1, u64::MAX) && !has_mark(&file, 0, end - 1), "{at}");
+        }
+    }
 
     #[test]
     fn this_program_names_luajit_and_the_c_library_does_not() {

@@ -22,6 +22,8 @@ use super::symbol_table::{Symbol, SymbolTable};
 use crate::target::maps::Mapping;
 use crate::target::process::Process;
 
+/// Files whose ids are remembered; when they are more, those that no process uses are forgotten.
+const MAX_FILES: usize = 1024;
 /// Unwind rules remembered per image; enough for the hot code of a large program. When it is full it starts afresh.
 const MAX_RULES: usize = 8192;
 
@@ -370,7 +372,8 @@ struct Key {
 #[derive(Debug, Default)]
 pub struct Images {
     budget: Arc<Budget>,
-    files: Mutex<FxHashMap<Key, Weak<Image>>>,
+    /// Also those of late, with their ids: one that is used again by another process has the same id again.
+    files: Mutex<FxHashMap<Key, (u32, Weak<Image>)>>,
     vdso: Mutex<Option<Weak<Image>>>,
 }
 
@@ -388,15 +391,22 @@ impl Images {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
         };
         let mut files = lock(&self.files);
-        if let Some(image) = files.get(&key).and_then(Weak::upgrade) {
+        let known = files.get(&key);
+        if let Some(image) = known.and_then(|(_, image)| image.upgrade()) {
             return Ok(image);
         }
-        let image = Arc::new(Image::parse(
+        let mut image = Image::parse(
             Bytes::map(file).map_err(|error| ImageError::Unreadable(error.to_string()))?,
             Arc::clone(&self.budget),
-        )?);
-        files.retain(|_, image| image.strong_count() > 0);
-        files.insert(key, Arc::downgrade(&image));
+        )?;
+        if let Some((id, _)) = known {
+            image.id = *id;
+        }
+        let image = Arc::new(image);
+        if files.len() >= MAX_FILES {
+            files.retain(|_, (_, image)| image.strong_count() > 0);
+        }
+        files.insert(key, (image.id, Arc::downgrade(&image)));
         Ok(image)
     }
 
@@ -443,6 +453,10 @@ mod tests {
         assert!(!Arc::ptr_eq(&first, &third));
         assert_eq!(first.build_id(), third.build_id());
         assert!(first.build_id().is_some_and(|id| id.len() == 20));
+        let id = first.id();
+        drop((first, second));
+        let again = images.open(&File::open("/bin/sleep").unwrap()).unwrap();
+        assert_eq!(again.id(), id, "what is remembered of its places holds again");
     }
 
     #[test]

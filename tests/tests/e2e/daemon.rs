@@ -232,9 +232,8 @@ fn reconfigured() -> Result<()> {
     })?;
     daemon.wait_until("one is left out", |daemon| daemon.metric("luaflame_processes") == Some(1.0))?;
     ensure!(labels(&daemon, "caller", "command")?.contains("luajit"), "the command is a label");
-    let of_the_other = |daemon: &Daemon| {
-        daemon.get("/debug/pprof/profile?seconds=1").and_then(|answer| Ok(answer.status)).unwrap_or(0)
-    };
+    let of_the_other =
+        |daemon: &Daemon| daemon.get("/debug/pprof/profile?seconds=1").map(|answer| answer.status).unwrap_or(0);
     ensure!(of_the_other(&daemon) == 200, "it can be pulled");
     let answer = daemon.get(&format!("/debug/pprof/profile?seconds=1&pid={}", shares.pid()))?;
     ensure!(answer.status == 404, "what is left out is not there: {}", answer.status);
