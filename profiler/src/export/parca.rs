@@ -212,7 +212,10 @@ mod tests {
             let label = |label: &message::Label| format!("{}={} {}", text(label.key), text(label.str), label.num);
             sample.label.iter().map(label).collect::<Vec<_>>()
         };
-        assert_eq!(labels(&profile.sample[0]), ["thread=nginx 0", "tid=4711 0", "vm=1 0", "state=interpreter 0"]);
+        assert_eq!(
+            labels(&profile.sample[0]),
+            ["thread=nginx 0", "tid=4711 0", "vm=0x7f0000001000 0", "state=interpreter 0"]
+        );
         assert_eq!(profile.sample.iter().map(|sample| sample.value[0]).sum::<i64>(), 7);
     }
 }
