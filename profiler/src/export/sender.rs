@@ -161,7 +161,7 @@ async fn take_in(shared: Arc<Shared>, mut windows: mpsc::Receiver<Arc<Window>>) 
 
 /// Sends what is in the queue, in its order.
 async fn send(shared: Arc<Shared>) {
-    let mut backoff = Backoff::default();
+    let (mut backoff, mut is_refusing) = (Backoff::default(), false);
     let (mut endpoints, mut is_last) = (shared.endpoint.subscribe(), shared.is_last.subscribe());
     loop {
         let Some(body) = shared.with_queue(Queue::take).await.flatten() else {
@@ -175,7 +175,7 @@ async fn send(shared: Arc<Shared>) {
             continue;
         };
         let endpoint = Arc::clone(&endpoints.borrow_and_update());
-        match attempt(&shared, &*endpoint, body).await {
+        match attempt(&shared, &*endpoint, body, &mut is_refusing).await {
             None => backoff = Backoff::default(),
             Some((why, after)) => {
                 let pause = backoff.next(after);
@@ -196,11 +196,18 @@ async fn send(shared: Arc<Shared>) {
     }
 }
 
-/// Sends one request, and says why and for how long not to try it again if it has to wait.
-async fn attempt(shared: &Arc<Shared>, endpoint: &dyn Endpoint, body: Bytes) -> Option<(String, Option<Duration>)> {
+/// Sends one request, and says why and for how long not to try it again if it has to wait. `is_refusing` is whether the last one was
+/// refused: what refuses one may refuse all, which is counted, and told once.
+async fn attempt(
+    shared: &Arc<Shared>,
+    endpoint: &dyn Endpoint,
+    body: Bytes,
+    is_refusing: &mut bool,
+) -> Option<(String, Option<Duration>)> {
     let (name, metrics, bytes) = (shared.metrics.endpoint(), &shared.metrics, body.len());
     match endpoint.send(body).await {
         Outcome::Taken { rejected, why } => {
+            *is_refusing = false;
             metrics.answer("ok");
             metrics.sent(bytes, rejected);
             if rejected > 0 || why.is_some() {
@@ -212,7 +219,8 @@ async fn attempt(shared: &Arc<Shared>, endpoint: &dyn Endpoint, body: Bytes) -> 
         }
         Outcome::Refused { status, why } => {
             metrics.answer(&status);
-            log::error!("Export to {name}: a request is dropped, since the endpoint refuses it: {why}");
+            let level = if std::mem::replace(is_refusing, true) { log::Level::Debug } else { log::Level::Error };
+            log::log!(level, "Export to {name}: a request is dropped, since the endpoint refuses it: {why}");
             shared.with_queue(Queue::refused).await;
             None
         }

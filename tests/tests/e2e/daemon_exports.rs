@@ -15,7 +15,7 @@ use luaflame::import;
 use luaflame_tests::daemon::{Daemon, OFTEN, files, prepared};
 use luaflame_tests::load::free_port;
 use luaflame_tests::luaflame::program;
-use luaflame_tests::programs::{Mode, Runtime, Target};
+use luaflame_tests::programs::{Mode, Runtime, Target, script};
 use luaflame_tests::receivers::collector::Collector;
 use luaflame_tests::receivers::faulty::{Fault, Faulty};
 use luaflame_tests::receivers::parca::Parca;
@@ -173,7 +173,12 @@ fn nothing_twice(arrived: &[Arrived]) -> Result<()> {
 
 /// The configuration of an endpoint.
 fn endpoint(name: &str, protocol: &str, url: &str) -> String {
-    format!("[[export]]\nname = \"{name}\"\nprotocol = \"{protocol}\"\nurl = \"{url}\"\ntimeout = \"1s\"\n")
+    format!("[[export]]\nname = \"{name}\"\nprotocol = \"{protocol}\"\nurl = \"{url}\"\n")
+}
+
+/// Has only [`calls`] profiled, so that it is known what there must be whatever else runs on this host.
+fn only_calls() -> String {
+    format!("[discovery]\notherwise = false\n[[discovery.rule]]\ncommand = {:?}\n", script("calls.lua"))
 }
 
 /// A metric of an endpoint.
@@ -238,7 +243,7 @@ impl Pod {
         let container = pod.container();
         fs::create_dir_all(&container)?;
         let mut luajit = Runtime::CommandLine.command(Mode::Jit)?;
-        luajit.arg(luaflame_tests::programs::script("calls.lua"));
+        luajit.arg(script("calls.lua"));
         let mut command = Command::new("unshare");
         let secrets = "/run/secrets/kubernetes.io/serviceaccount";
         let script = format!(
@@ -333,7 +338,7 @@ fn the_same_arrives_everywhere() -> Result<()> {
 fn down_from_the_start() -> Result<()> {
     let _calls = calls()?;
     let address = nobody()?;
-    let mut daemon = Daemon::start(&endpoint("late", "pyroscope", &format!("http://{address}")))?;
+    let mut daemon = Daemon::start(&(only_calls() + &endpoint("late", "pyroscope", &format!("http://{address}"))))?;
     wait_for_windows(&mut daemon, 4)?;
     goes_on(&mut daemon)?;
     ensure!(of(&daemon, "answers", "late", ",status=\"connection\"") > 0.0, "it was not tried");
@@ -354,6 +359,7 @@ fn down_again_and_again() -> Result<()> {
     let calls = calls()?;
     let (address, steady) = (nobody()?, Parca::start()?);
     let exports = [
+        only_calls(),
         endpoint("shaky", "pyroscope", &format!("http://{address}")),
         endpoint("steady", "parca", &format!("http://{}", steady.address())),
     ];
@@ -400,14 +406,16 @@ fn faulty_in_every_way() -> Result<()> {
     let servers: Vec<Faulty> = faults.iter().map(|(_, fault)| Faulty::start(*fault)).collect::<Result<_>>()?;
     let named = || faults.iter().zip(&servers).map(|((name, _), server)| (*name, server));
     let mut config = "max_size = \"24 KiB\"\n[shutdown]\ntimeout = \"2s\"\n".to_owned()
+        + &only_calls()
         + &endpoint("good", "pyroscope", &good.url());
-    config.extend(named().map(|(name, server)| endpoint(name, "pyroscope", &server.url())));
-    // What does not speak HTTP/2 at all, and what never says whether it does.
-    config.extend(
-        named()
-            .filter(|(name, _)| matches!(*name, "page" | "silent"))
-            .map(|(name, server)| endpoint(&format!("{name}-grpc"), "parca", &server.url())),
-    );
+    for (name, server) in named() {
+        let timeout = if name == "silent" { "timeout = \"1s\"\n" } else { "" };
+        config += &(endpoint(name, "pyroscope", &server.url()) + timeout);
+        // What does not speak HTTP/2 at all, and what never says whether it does.
+        if matches!(name, "page" | "silent") {
+            config += &(endpoint(&format!("{name}-grpc"), "parca", &server.url()) + timeout);
+        }
+    }
     let mut daemon = Daemon::start(&config)?;
     let waiting = ["busy", "broken", "page", "endless", "silent", "page-grpc", "silent-grpc"];
     let status =
@@ -459,6 +467,12 @@ fn faulty_in_every_way() -> Result<()> {
         daemon.log()
     );
     ensure!(of(&daemon, "dropped", "good", "") == 0.0, "{}", daemon.log());
+    for (name, _) in named() {
+        let log = daemon.log();
+        let said =
+            log.lines().filter(|line| !line.contains("DEBUG") && line.contains(&format!("Export to {name}:"))).count();
+        ensure!(said <= 2, "{name} was told of {said} times:\n{log}");
+    }
     ensure!(daemon.terminate()?.success(), "{}", daemon.log());
     let (arrived, stored) = (at_pyroscope(good.taken()), in_store(&daemon)?);
     nothing_twice(&arrived)?;
@@ -479,9 +493,10 @@ fn ended_while_one_is_down() -> Result<()> {
     let _calls = calls()?;
     let (address, silent) = (nobody()?, Faulty::start(Fault::Silent)?);
     let exports = [
+        only_calls(),
         "[shutdown]\ntimeout = \"1s\"\n".to_owned(),
         endpoint("down", "pyroscope", &format!("http://{address}")),
-        endpoint("silent", "pyroscope", &silent.url()).replace("\"1s\"", "\"5m\""),
+        endpoint("silent", "pyroscope", &silent.url()) + "timeout = \"5m\"\n",
     ];
     let mut daemon = Daemon::start(&exports.concat())?;
     wait_for_windows(&mut daemon, 3)?;
@@ -510,7 +525,7 @@ fn ended_while_one_is_down() -> Result<()> {
 fn killed_while_one_is_down() -> Result<()> {
     let calls = calls()?;
     let address = nobody()?;
-    let mut daemon = Daemon::start(&endpoint("down", "pyroscope", &format!("http://{address}")))?;
+    let mut daemon = Daemon::start(&(only_calls() + &endpoint("down", "pyroscope", &format!("http://{address}"))))?;
     // How many windows were complete in each life.
     let mut complete = Vec::new();
     for hundredths in [47, 11, 71] {
@@ -588,7 +603,8 @@ fn a_full_disk() -> Result<()> {
     let address = nobody()?;
     let disk = Disk::mount()?;
     disk.fill()?;
-    let (folder, listening) = prepared(OFTEN, &endpoint("down", "parca", &format!("http://{address}")))?;
+    let (folder, listening) =
+        prepared(OFTEN, &(only_calls() + &endpoint("down", "parca", &format!("http://{address}"))))?;
     for name in ["store", "spool"] {
         let directory = disk.0.path().join(name);
         fs::create_dir(&directory)?;
@@ -654,7 +670,8 @@ fn a_clock_that_jumps() -> Result<()> {
     ensure!(library.is_file(), "there is no {}: run `cargo xtask setup`", library.display());
     let _calls = calls()?;
     let address = nobody()?;
-    let (folder, listening) = prepared(OFTEN, &endpoint("down", "parca", &format!("http://{address}")))?;
+    let (folder, listening) =
+        prepared(OFTEN, &(only_calls() + &endpoint("down", "parca", &format!("http://{address}"))))?;
     let clock = folder.path().join("clock");
     let set = |offset: &str| -> Result<()> {
         let new = clock.with_extension("new");
