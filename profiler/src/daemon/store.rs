@@ -39,7 +39,7 @@ use summary::{Process, Summary};
 /// Most files, whatever they take: what is known of each is kept in memory, about a hundred bytes.
 const MAX_FILES: usize = 1 << 17;
 /// Most bytes of a profile that is put together ([`Profile::weight`]).
-const MAX_WEIGHT: usize = if cfg!(test) { 1 << 20 } else { 96 << 20 };
+const MAX_WEIGHT: usize = if cfg!(test) { 64 << 10 } else { 96 << 20 };
 /// Most stacks of it, counted apart for each thread and state.
 const MAX_COUNTED: usize = 1 << 20;
 /// File systems give space in pieces of this many bytes.
