@@ -40,6 +40,8 @@ const CLOCK: Packages =
     Packages { names: &["libfaketime"], purpose: "a wall clock that can be set for one program, the daemon" };
 const FUZZING: Packages = Packages { names: &["g++"], purpose: "a C++ compiler, for the engine of the fuzz targets" };
 const MEASURING: Packages = Packages { names: &["linux-perf"], purpose: "perf, the profiler to compare with" };
+const STATIC_C: Packages =
+    Packages { names: &["musl-tools"], purpose: "a C compiler for static programs, for the cryptography of TLS" };
 const LUAJIT: Packages = Packages {
     names: &["luajit", "libluajit-5.1-2", "libluajit-5.1-common"],
     purpose: "the LuaJIT command line of the upstream project, to be profiled",
@@ -320,6 +322,7 @@ fn unpack(folder: &Path, packages: &Packages, more: impl Fn() -> Result<Vec<Stri
 /// # Errors
 /// When it is neither there nor can rustup install it.
 pub fn static_library() -> Result<()> {
+    install(&[STATIC_C])?;
     let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()))?;
     if Path::new(sysroot.trim()).join("lib/rustlib").join(STATIC).is_dir() {
         return Ok(());
