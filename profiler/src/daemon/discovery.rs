@@ -293,10 +293,12 @@ impl Discovery {
                 Look::Watched
             }
             Ok(false) => Look::NoVm,
+            Err(_) if !process.is_running() => Look::Gone,
             Err(error) => {
                 self.failures += 1;
                 log::warn!("process {pid} ({}) is not profiled: {error:#}", identity.command);
-                Look::NoVm
+                // A layout that is not known now will hardly be in a second: it is tried, and told, more and more seldom.
+                Look::Without
             }
         }
     }
